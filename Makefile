@@ -1,0 +1,85 @@
+# The grid appliance. `make help` prints every target.
+
+SHELL    := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/grid-appliance
+PROGRAMS := builder firstboot overlayd condorconf
+BIN      := bin
+SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
+
+# REQUIRE=root,tools,netns,container,base,vm makes a test that would skip for
+# want of one of these fail instead (internal/need). CI names them all.
+REQUIRE  ?=
+# FUZZTIME is how long make fuzz gives each fuzz target.
+FUZZTIME ?= 5s
+# TESTFLAGS go to go test, for example TESTFLAGS='-run TestVM -v'.
+TESTFLAGS ?=
+
+# $(GO) is found or fetched when a recipe first uses it, not when make starts.
+GO = $(or $(GO_FOUND),$(eval GO_FOUND := $(shell make/go-toolchain $(CACHE)))$(GO_FOUND),$(error no Go toolchain, see the message above))
+export GOTOOLCHAIN := local
+# Equal sources make equal programs: no paths, no version control stamp.
+GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -buildid='
+
+# What each step installs when it is missing (Debian and Ubuntu names).
+PACKAGES_BASE := ca-certificates debian-archive-keyring mmdebstrap uidmap
+PACKAGES_BOOT := qemu-system-x86 seabios ovmf
+PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs squashfs-tools genisoimage \
+	openssl openssh-client iproute2 iputils-ping nftables util-linux systemd systemd-container
+
+.DEFAULT_GOAL := help
+.PHONY: help appliance test programs base demo check unit fuzz test-long update clean
+
+help: ## print this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
+
+appliance: base demo ## the grid demo/, bootable images of its master under out/, and how to boot them
+	@make/install $(PACKAGES_BOOT)
+	@$(BIN)/builder build --floppy demo/master-1.img --name demo-master-1 --target raw,qcow2 -o out
+	@$(BIN)/builder build --no-floppy --name grid-appliance --target qcow2 -o out
+	@sed -e 's/^/  /' make/how-to-boot.txt
+
+programs: ## the commands, under bin/
+	@mkdir -p $(BIN)
+	@$(GOBUILD) -o $(BIN)/ $(addprefix ./,$(PROGRAMS))
+	@$(GOBUILD) -o $(BIN)/init ./firstboot/initrd
+
+base: programs ## the Debian system all images share, in the cache; slow once
+	@make/install $(PACKAGES_BASE)
+	@$(BIN)/builder base build
+
+demo: programs ## a grid to try, in demo/
+	@[ -e demo/grid.dsc ] || $(BIN)/builder grid new demo
+	@[ -e demo/worker.img ] || $(BIN)/builder floppy new --grid demo --role worker --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/worker.img
+	@[ -e demo/client.img ] || $(BIN)/builder floppy new --grid demo --role client --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/client.img
+	@[ -e demo/standalone.img ] || $(BIN)/builder floppy new --role standalone -o demo/standalone.img
+
+# Checks and fuzzing come first, so that the last lines are the test runner's.
+test: base check fuzz ## install what tests need, run them all
+	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
+	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local REQUIRE=$(REQUIRE) \
+		GRID_BASE="$$($(BIN)/builder base path)" $(GO) test -race -timeout 60m $(TESTFLAGS) ./...
+
+check: ## gofmt, go vet, staticcheck, go.mod as it should be
+	@make/install gcc libc6-dev
+	@out=$$($$(dirname $(GO))/gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+	@$(GO) vet ./...
+	@$(GO) tool staticcheck ./...
+	@$(GO) mod tidy -diff
+
+unit: ## the tests that need nothing but Go
+	@$(GO) test -race $(TESTFLAGS) ./...
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@make/fuzz $(GO) $(FUZZTIME)
+
+test-long: base ## soaks and long simulations besides all tests
+	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
+	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local LONG=1 REQUIRE=$(REQUIRE) \
+		GRID_BASE="$$($(BIN)/builder base path)" $(GO) test -timeout 12h $(TESTFLAGS) ./...
+
+update: ## rewrite golden files and generated documents
+	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update
+
+clean: ## remove what make wrote into this folder; the cache stays
+	@rm -rf $(BIN) out demo
