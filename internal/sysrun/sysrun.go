@@ -13,7 +13,6 @@ import (
 	"io"
 	"os/exec"
 	"strings"
-	"syscall"
 	"time"
 )
 
@@ -63,8 +62,8 @@ const killDelay = 5 * time.Second
 func Run(ctx context.Context, c Command) (Result, error) {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = c.Dir, c.Env, c.Stdin
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	ownGroup(cmd)
+	cmd.Cancel = func() error { return terminate(cmd) }
 	cmd.WaitDelay = killDelay
 
 	var out bytes.Buffer
@@ -79,7 +78,7 @@ func Run(ctx context.Context, c Command) (Result, error) {
 	}
 	err := cmd.Run()
 	if cmd.Process != nil && ctx.Err() != nil {
-		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // children that ignored SIGTERM
+		kill(cmd) // children that ignored SIGTERM
 	}
 	r := Result{Stdout: out.Bytes(), Stderr: tail.buf, Exit: -1}
 	if cmd.ProcessState != nil {
