@@ -1,16 +1,31 @@
 package floppy
 
-// Config is GRID.TML decoded: what its author chose, with defaults applied by
-// ApplyDefaults. Field comments are the source of the reference page and of
-// the comments in floppy-templates.
+import (
+	"slices"
+
+	"gridappliance/internal/diag"
+)
+
+// Config is GRID.TML decoded: what its author chose. The table Keys says of
+// each key what it means, what values it takes and what is assumed without it.
+//
+// It is made in three steps: DecodeConfig (shape), ApplyDefaults (everything
+// left out), Validate (meaning). A Config that a program fills in without
+// DecodeConfig counts each key with a zero value as left out.
 type Config struct {
-	Version int      `toml:"version"`
-	Machine Machine  `toml:"machine"`
-	Network Network  `toml:"network"`
-	Condor  Condor   `toml:"condor"`
-	Share   Share    `toml:"share"`
-	Users   Users    `toml:"users"`
-	Modules []Module `toml:"modules"`
+	Version int
+	Machine Machine
+	Network Network
+	Condor  Condor
+	Share   Share
+	Users   Users
+	Modules []Module
+
+	// where says for each key that was set where it stands, as a Problem
+	// with its position, path and excerpt filled in.
+	where map[string]diag.Problem
+	// wrong holds the keys whose problem has been reported already.
+	wrong map[string]bool
 }
 
 // Role is what a machine is in the grid.
@@ -26,46 +41,122 @@ const (
 
 // Machine is the table [machine].
 type Machine struct {
-	Role     Role   `toml:"role"`
-	Timezone string `toml:"timezone"` // IANA name; default "Etc/UTC"
-	Console  string `toml:"console"`  // "login" (default) or "off": autologin on local consoles
+	Role     Role
+	Timezone string // IANA name
+	Console  string // ConsoleLogin or ConsoleOff
 }
+
+// The values of machine.console.
+const (
+	ConsoleLogin = "login"
+	ConsoleOff   = "off"
+)
 
 // Network is the table [network].
 type Network struct {
-	Namespace    string   `toml:"namespace"` // default: the holder's only namespace
-	Mode         string   `toml:"mode"`      // "host" (default) or "router"
-	Hostname     string   `toml:"hostname"`  // additional name; C… stays the only hostname -f
-	Device       string   `toml:"device"`    // default "tapipop"
-	Multicast    bool     `toml:"multicast"`
-	MTU          int      `toml:"mtu"`           // bytes; 0 = chosen by overlayd
-	LANInterface string   `toml:"lan-interface"` // router mode only
-	Bootstrap    []string `toml:"bootstrap"`     // host:port, added to the descriptor's
+	Namespace    string // "" = the only one of the holder
+	Mode         string // ModeHost or ModeRouter
+	Hostname     string // additional name; C… stays the only hostname -f
+	Device       string
+	Multicast    bool
+	MTU          int    // bytes; 0 = chosen by overlayd
+	LANInterface string // router mode only
+	Bootstrap    []string
 }
+
+// The values of network.mode.
+const (
+	ModeHost   = "host"
+	ModeRouter = "router"
+)
 
 // Condor is the table [condor].
 type Condor struct {
-	Group         string `toml:"group"`   // default: the holder's group
-	User          string `toml:"user"`    // default: the holder's user
-	Masters       Choice `toml:"masters"` // "discover" (default) or a list of names
-	Flock         Choice `toml:"flock"`   // true (default), false or a list of names
-	OwnerPreempts bool   `toml:"owner-preempts"`
-	Slots         int    `toml:"slots"` // 0 = one partitionable slot over the whole machine
+	Group         string // "" = the holder's
+	User          string // "" = the holder's
+	Masters       Choice // all that the grid has ("discover"), or names
+	Flock         Choice // to all other masters (true), none (false), or names
+	OwnerPreempts bool
+	Slots         int // 0 = one partitionable slot over the whole machine
+}
+
+// Choice is all of something, or the ones named; neither is none.
+type Choice struct {
+	All   bool
+	Names []string
 }
 
 // Share is the table [share].
 type Share struct {
-	Export string `toml:"export"` // default "/mnt/local"; "" exports nothing
-	Autofs bool   `toml:"autofs"` // /mnt/ganfs; default true
+	Export string // absolute path; "" exports nothing
+	Autofs bool   // /mnt/ganfs
 }
 
 // Users is the table [users].
 type Users struct {
-	Names []string `toml:"names"` // further login accounts
+	Names []string // further login accounts
 }
 
 // Module is one [[modules]] table: a layer to add to the base.
 type Module struct {
-	Source string `toml:"source"`
-	SHA256 string `toml:"sha256"`
+	Source string // path on the machine's disks, or https URL
+	SHA256 string // 64 hexadecimal digits
+}
+
+// Has reports whether the key, such as "network.mtu", was set by GRID.TML or
+// by IPOP.XML, rather than by ApplyDefaults.
+func (c *Config) Has(path string) bool {
+	_, ok := c.where[path]
+	return ok
+}
+
+// ApplyDefaults fills in every key that was left out and has a default.
+// Group, user and namespace stay empty: they come with the credential.
+func (c *Config) ApplyDefaults() {
+	for _, k := range Keys {
+		if k.Default == nil || k.field == nil || c.Has(k.Path) {
+			continue
+		}
+		switch p := k.field(c).(type) {
+		case *string:
+			setZero(p, k.Default.(string))
+		case *int:
+			setZero(p, k.Default.(int))
+		case *bool:
+			setZero(p, k.Default.(bool))
+		case *Choice:
+			if !p.All && p.Names == nil {
+				*p = Choice{All: true}
+			}
+		}
+	}
+}
+
+func setZero[T comparable](p *T, value T) {
+	var zero T
+	if *p == zero {
+		*p = value
+	}
+}
+
+// problem returns a Problem about a key, with its position if it was set.
+func (c *Config) problem(path, message, remedy string) diag.Problem {
+	p, ok := c.where[path]
+	if !ok {
+		p = diag.Problem{File: c.where[""].File, Path: path}
+	}
+	p.Message, p.Remedy = message, remedy
+	return p
+}
+
+// roles is every role, in the order of the reference.
+var roles = []Role{RoleWorker, RoleClient, RoleMaster, RoleStandalone}
+
+// roleNames returns roles as text.
+func roleNames() []string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	return slices.Clip(names)
 }
