@@ -31,7 +31,7 @@ var (
 func running() Status {
 	return Status{
 		State: StateRunning, Version: "test", Grid: "archer", Namespace: "archer",
-		NodeID: "0102030405060708090a0b0c0d0e0f1011121314", Role: "master", User: "master-1", Group: "infra",
+		NodeID: "0102030405060708090a0b0c0d0e0f10", Role: "master", User: "master-1", Group: "infra",
 		Device: "tapipop", Address: netip.PrefixFrom(ownAddress, 16), Name: HostName(ownAddress),
 		Since: morning, Masters: []Master{{Name: HostName(ownAddress), Address: ownAddress}}, Descr: 1,
 		Cert: Certificate{Serial: "2a", NotBefore: morning, NotAfter: morning.Add(24 * time.Hour)},
