@@ -1,0 +1,2 @@
+// Package credential makes and verifies who is who in a grid.
+package credential
