@@ -1,0 +1,107 @@
+package pool
+
+import (
+	"fmt"
+	"io/fs"
+
+	"gridappliance/condorconf/knob"
+	"gridappliance/floppy"
+)
+
+// Paths of the files, relative to the machine's root.
+const (
+	NetworkFile  = "etc/condor/config.d/10-grid-network.conf"
+	SecurityFile = "etc/condor/config.d/20-grid-security.conf"
+	RoleFile     = "etc/condor/config.d/30-grid-role.conf"
+	PolicyFile   = "etc/condor/config.d/40-grid-policy.conf"
+	TuneFile     = "etc/condor/config.d/50-grid-tune.conf"
+	MapFile      = "etc/condor/grid/mapfile"
+	CAFile       = "etc/condor/grid/ca.crt"
+	CertFile     = "etc/condor/grid/node.crt"
+	KeyFile      = "etc/condor/grid/node.key"
+	MasterMap    = "etc/auto.master.d/ganfs.autofs"
+	ProgramMap   = "etc/auto.ganfs"
+	ExportsFile  = "etc/exports.d/grid.exports"
+	NFSFile      = "etc/nfs.conf.d/grid.conf"
+)
+
+// Unit names.
+const (
+	CondorUnit = "condor.service"
+	AutofsUnit = "autofs.service"
+	NFSUnit    = "nfs-server.service"
+)
+
+// Restarts says which unit reads a file only when it starts; "" means that the
+// next use reads it: HTCondor opens its certificate for every new connection,
+// and automount runs the program map for every look-up.
+var Restarts = map[string]string{
+	NetworkFile:  CondorUnit,
+	SecurityFile: CondorUnit,
+	RoleFile:     CondorUnit,
+	PolicyFile:   CondorUnit,
+	TuneFile:     CondorUnit,
+	MapFile:      CondorUnit,
+	CAFile:       "",
+	CertFile:     "",
+	KeyFile:      "",
+	MasterMap:    AutofsUnit,
+	ProgramMap:   "",
+	ExportsFile:  NFSUnit,
+	NFSFile:      NFSUnit,
+}
+
+// File is one file of the machine, owned by root.
+type File struct {
+	Path string // relative to the machine's root
+	Mode fs.FileMode
+	Data []byte
+}
+
+// Units returns the units this machine runs, in the order to start them, and
+// those of the others' roles, which it does not.
+func (m Machine) Units() (run, stop []string) {
+	for _, u := range []struct {
+		name string
+		want bool
+	}{{CondorUnit, true}, {AutofsUnit, m.Automount}, {NFSUnit, m.Export != ""}} {
+		if u.want {
+			run = append(run, u.name)
+		} else {
+			stop = append(stop, u.name)
+		}
+	}
+	return run, stop
+}
+
+// Files returns every file of the machine except the certificates, by path.
+// The error names values that cannot stand in their file.
+func (m Machine) Files() ([]File, error) {
+	var files []File
+	for _, c := range []struct {
+		path  string
+		write func(Machine, *knob.Doc)
+	}{
+		{NetworkFile, Machine.network},
+		{SecurityFile, Machine.security},
+		{RoleFile, Machine.role},
+		{PolicyFile, Machine.policy},
+		{TuneFile, Machine.tune},
+	} {
+		var d knob.Doc
+		c.write(m, &d)
+		data, err := d.Bytes()
+		if err != nil {
+			return nil, fmt.Errorf("write /%s: %w", c.path, err)
+		}
+		if len(data) > 0 {
+			files = append(files, File{c.path, 0o644, data})
+		}
+	}
+	if m.Role == floppy.RoleStandalone {
+		return files, nil
+	}
+	files = append(files, File{MapFile, 0o644, m.mapfile()})
+	shares, err := m.shares()
+	return append(files, shares...), err
+}
