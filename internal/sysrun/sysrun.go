@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -25,6 +26,7 @@ type Command struct {
 	Stdin  io.Reader // nil is empty
 	Stdout io.Writer // nil collects into Result.Stdout
 	Stderr io.Writer // nil collects; else gets a copy as it comes
+	Tied   bool      // killed by the kernel when this process dies, however it dies (Linux)
 }
 
 // Result is what a program left.
@@ -63,6 +65,12 @@ func Run(ctx context.Context, c Command) (Result, error) {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = c.Dir, c.Env, c.Stdin
 	ownGroup(cmd)
+	if c.Tied {
+		// The kernel watches the thread that starts the program, so keep it.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		tie(cmd)
+	}
 	cmd.Cancel = func() error { return terminate(cmd) }
 	cmd.WaitDelay = killDelay
 
