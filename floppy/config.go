@@ -2,6 +2,7 @@ package floppy
 
 import (
 	"slices"
+	"strings"
 
 	"gridappliance/internal/diag"
 )
@@ -159,4 +160,22 @@ func roleNames() []string {
 		names[i] = string(r)
 	}
 	return slices.Clip(names)
+}
+
+// find returns the description of the key at path and a pointer to its field.
+func (c *Config) find(path string) (*Key, any) {
+	generic := path
+	if n := len(c.Modules); n > 0 {
+		generic = strings.Replace(path, modulePath(n)+".", "modules.", 1)
+	}
+	for i := range Keys {
+		k := &Keys[i]
+		switch {
+		case k.field != nil && k.Path == path:
+			return k, k.field(c)
+		case k.module != nil && k.Path == generic && generic != path:
+			return k, k.module(&c.Modules[len(c.Modules)-1])
+		}
+	}
+	return nil, nil
 }

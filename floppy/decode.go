@@ -200,7 +200,7 @@ func (d *decoder) keyValue(prefix string, e *unstable.Node) {
 		d.inlineTable(Tables[i], node, value)
 		return
 	}
-	key, target := d.find(path)
+	key, target := d.config.find(path)
 	if key == nil {
 		d.add(at.start, path, "unknown key", d.suggest(path))
 		return
@@ -248,24 +248,6 @@ func (d *decoder) inlineTable(t Table, node *unstable.Node, value span) {
 			d.keyValue(prefix, keys.Node())
 		}
 	}
-}
-
-// find returns the description of the key at path and a pointer to its field.
-func (d *decoder) find(path string) (*Key, any) {
-	generic := path
-	if n := len(d.config.Modules); n > 0 {
-		generic = strings.Replace(path, modulePath(n)+".", "modules.", 1)
-	}
-	for i := range Keys {
-		k := &Keys[i]
-		switch {
-		case k.field != nil && k.Path == path:
-			return k, k.field(d.config)
-		case k.module != nil && k.Path == generic && generic != path:
-			return k, k.module(&d.config.Modules[len(d.config.Modules)-1])
-		}
-	}
-	return nil, nil
 }
 
 // suggest returns the remedy for an unknown key: the closest of its table, or

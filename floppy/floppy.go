@@ -31,12 +31,10 @@
 package floppy
 
 import (
-	"errors"
-	"fmt"
-	"log/slog"
 	"slices"
 	"strings"
 
+	"gridappliance/credential"
 	"gridappliance/internal/diag"
 )
 
@@ -79,32 +77,21 @@ type Floppy struct {
 	// DHCP is DHCPXML decoded, nil without one.
 	DHCP *DHCPServer
 
-	files []File // as they were read
+	files   []File   // as they were read
+	damaged []string // canonical names of those that could not be
 }
 
-// Secret is a private key. It never prints: not by fmt, slog, JSON or TOML.
-// Convert it to []byte to use it.
-type Secret []byte
+// Secret is a private key, which never prints. Convert it to []byte to use it.
+type Secret = credential.Secret
 
-const redacted = "(secret)"
-
-// String returns "(secret)".
-func (Secret) String() string { return redacted }
-
-// Format writes "(secret)" whatever the verb is.
-func (Secret) Format(s fmt.State, _ rune) { s.Write([]byte(redacted)) }
-
-// LogValue returns "(secret)".
-func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalText returns "(secret)".
-func (Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
-
-// known lists every file with the field it fills, in the order of Files.
-var known = []struct {
+// knownFile is a file that a floppy may hold.
+type knownFile struct {
 	name  string
-	field func(*Floppy) *[]byte // nil for GRID.TML
-}{
+	field func(*Floppy) *[]byte // where its text goes; nil for GRID.TML
+}
+
+// known lists every file in the order of Files.
+var known = []knownFile{
 	{ConfigFile, nil},
 	{DescriptorFile, func(f *Floppy) *[]byte { return &f.Descriptor }},
 	{HolderCertFile, func(f *Floppy) *[]byte { return &f.HolderCert }},
@@ -167,10 +154,10 @@ func open(name string, image []byte) (*Floppy, diag.List) {
 func decode(name string, files []File, damaged []string) (*Floppy, diag.List) {
 	f := &Floppy{Name: name}
 	var problems diag.List
-	var configName string
 	seen := map[string]string{} // canonical name -> name on the floppy
 	for _, d := range damaged {
 		seen[canonicalName(d)] = d
+		f.damaged = append(f.damaged, canonicalName(d))
 	}
 	for _, file := range files {
 		if isLitter(file.Name) {
@@ -178,12 +165,7 @@ func decode(name string, files []File, damaged []string) (*Floppy, diag.List) {
 		}
 		at := inFile(name, printable(file.Name))
 		canonical := canonicalName(file.Name)
-		i := slices.IndexFunc(known, func(k struct {
-			name  string
-			field func(*Floppy) *[]byte
-		}) bool {
-			return k.name == canonical
-		})
+		i := slices.IndexFunc(known, func(k knownFile) bool { return k.name == canonical })
 		if i < 0 {
 			problems.Add(unknownFile(at, file.Name))
 			continue
@@ -200,14 +182,17 @@ func decode(name string, files []File, damaged []string) (*Floppy, diag.List) {
 			continue
 		}
 		if known[i].field != nil {
+			if p := checkShape(canonical, at, text); len(p) > 0 {
+				problems = append(problems, p...)
+				continue
+			}
 			*known[i].field(f) = text
 			continue
 		}
 		d := decodeConfig(at, text)
-		f.Config, configName = d.config, at
+		f.Config = d.config
 		problems = append(problems, d.problems...)
 	}
-	_ = configName
 	if seen[ConfigFile] == "" {
 		problems.Add(diag.Problem{File: inFile(name, ConfigFile), Message: "is missing", Remedy: "it names the machine's role; builder floppy new makes one"})
 	}
@@ -276,6 +261,3 @@ func (f *Floppy) Files() []File {
 	}
 	return files
 }
-
-// errNoConfig is what Identity returns for a floppy that was not decoded.
-var errNoConfig = errors.New("open floppy: no configuration")

@@ -1,0 +1,295 @@
+package floppy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"gridappliance/credential"
+	"gridappliance/internal/diag"
+)
+
+// CheckImage does everything a floppy is checked for: Open, then Check, but
+// goes on after a problem, so that a person sees all of them at once. The
+// Floppy is nil when there is a problem.
+func CheckImage(name string, image []byte, now time.Time) (*Floppy, error) {
+	f, problems := open(name, image)
+	if f.files != nil {
+		problems = append(problems, f.Check(now)...)
+	}
+	if len(problems) > 0 {
+		return nil, problems
+	}
+	return f, nil
+}
+
+// Check returns every problem in what the floppy means at the time now: the
+// configuration by itself, the files its role needs, the credential from the
+// grid's root down, and that the configuration chooses only what the
+// credential allows.
+//
+// Revocation is not looked at: what a floppy can know of it is as old as the
+// floppy.
+func (f *Floppy) Check(now time.Time) diag.List {
+	if f.Config == nil {
+		return nil
+	}
+	problems := append(f.Config.Validate(), f.checkFiles()...)
+	if !f.Config.Machine.Role.inGrid() {
+		return problems
+	}
+	identity, wrong := f.checkCredential(now)
+	problems = append(problems, wrong...)
+	if identity == nil {
+		return problems
+	}
+	problems = append(problems, f.checkWithin(identity)...)
+	problems = append(problems, f.checkRoster(identity)...)
+	if f.DHCP != nil {
+		problems = append(problems, f.DHCP.Check(identity.Descriptor)...)
+	}
+	return problems
+}
+
+// Identity returns the verified holder and descriptor, or nil for a role that
+// needs no grid.
+func (f *Floppy) Identity(now time.Time) (*credential.Identity, error) {
+	if !f.Config.Machine.Role.inGrid() {
+		return nil, nil
+	}
+	return credential.Open(f.Descriptor, f.HolderCert, f.HolderKey, now)
+}
+
+// inGrid reports whether the role needs a grid and so a credential.
+func (r Role) inGrid() bool { return r == RoleWorker || r == RoleClient || r == RoleMaster }
+
+// ApplyHolder fills in what a credential decides when the configuration
+// leaves it out: group, user and, when there is only one, the namespace.
+func (c *Config) ApplyHolder(h *credential.Holder) {
+	setZero(&c.Condor.Group, h.Group)
+	setZero(&c.Condor.User, h.User)
+	if len(h.Namespaces) == 1 {
+		setZero(&c.Network.Namespace, h.Namespaces[0])
+	}
+}
+
+// checkShape returns what is wrong with the form of one file, whatever the
+// others say. No message quotes a key.
+func checkShape(name, at string, text []byte) diag.List {
+	var err error
+	switch name {
+	case DescriptorFile:
+		_, err = credential.ParseDescriptor(text)
+	case HolderCertFile, IssuerCertFile:
+		_, err = credential.ParseChain(text)
+	case HolderKeyFile, NodeKeyFile, IssuerKeyFile:
+		_, err = credential.ParseKey(text)
+	case SSHKeysFile:
+		return checkSSHKeys(at, text)
+	}
+	if err == nil {
+		return nil
+	}
+	if inner := diag.Of(err); inner != nil {
+		for i := range inner {
+			inner[i].File = at
+		}
+		return inner
+	}
+	remedy := "copy the file from the floppy as it was issued"
+	if isKey := bytes.Contains(text, []byte("PRIVATE KEY-----")); isKey != strings.HasSuffix(name, ".KEY") &&
+		(isKey || bytes.Contains(text, []byte("BEGIN CERTIFICATE-----"))) {
+		remedy = "have a certificate and its key changed places?"
+	}
+	return diag.List{{File: at, Message: err.Error(), Remedy: remedy}}
+}
+
+// checkSSHKeys reports the lines that are no public key. It shows none: a
+// line may be part of a private key pasted by mistake.
+func checkSSHKeys(at string, text []byte) diag.List {
+	if bytes.Contains(text, []byte("PRIVATE KEY-----")) {
+		return diag.List{{File: at, Message: "holds a private key", Remedy: "put the public key there, the file that ends in .pub; and make a new pair, since this one has been copied"}}
+	}
+	var problems diag.List
+	for i, line := range bytes.Split(text, []byte("\n")) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 || line[0] == '#' {
+			continue
+		}
+		if _, _, _, _, err := ssh.ParseAuthorizedKey(line); err != nil {
+			problems.Add(diag.Problem{File: at, Line: i + 1, Message: "is not an ssh public key", Remedy: "write one key a line, as in id_ed25519.pub"})
+		}
+	}
+	return problems
+}
+
+// checkFiles returns which files the role lacks, and which it must not have.
+func (f *Floppy) checkFiles() diag.List {
+	role := f.Config.Machine.Role
+	if !role.inGrid() {
+		return nil
+	}
+	var problems diag.List
+	for _, name := range []string{DescriptorFile, HolderCertFile, HolderKeyFile, NodeKeyFile, IssuerCertFile, IssuerKeyFile} {
+		mastersOnly := name == NodeKeyFile || name == IssuerCertFile || name == IssuerKeyFile
+		here := f.has(name)
+		switch {
+		case !here && (!mastersOnly || role == RoleMaster):
+			problems.Add(diag.Problem{File: inFile(f.Name, name), Message: fmt.Sprintf("is missing: role %q needs it", role),
+				Remedy: "make the floppy with builder " + map[bool]string{true: "grid new", false: "floppy new --grid"}[role == RoleMaster]})
+		case here && mastersOnly && role != RoleMaster && name != NodeKeyFile: // checkRoster: a witness has a NODE.KEY
+			problems.Add(diag.Problem{File: inFile(f.Name, name), Message: fmt.Sprintf("is a master's, but the role is %q", role),
+				Remedy: "delete it; keep it with the master's floppy only"})
+		}
+	}
+	return problems
+}
+
+// has reports whether the floppy came with a file, readable or not.
+func (f *Floppy) has(name string) bool {
+	return slices.Contains(f.damaged, name) || slices.ContainsFunc(f.files, func(file File) bool { return file.Name == name })
+}
+
+// checkCredential verifies descriptor, holder and key. The identity is nil
+// when it does not hold, or when a file of it is missing or has no shape,
+// which has been reported.
+func (f *Floppy) checkCredential(now time.Time) (*credential.Identity, diag.List) {
+	if f.Descriptor == nil || f.HolderCert == nil || f.HolderKey == nil {
+		return nil, nil
+	}
+	if d, err := credential.ParseDescriptor(f.Descriptor); err == nil {
+		if err := d.Verify(nil, now); err != nil {
+			return nil, diag.List{credentialProblem(inFile(f.Name, DescriptorFile), err, now)}
+		}
+	}
+	identity, err := credential.Open(f.Descriptor, f.HolderCert, f.HolderKey, now)
+	if err != nil {
+		file := HolderCertFile
+		if errors.Is(err, credential.ErrKey) {
+			file = HolderKeyFile
+		}
+		return nil, diag.List{credentialProblem(inFile(f.Name, file), err, now)}
+	}
+	return identity, nil
+}
+
+// credentialProblem turns a refusal of package credential into a problem with
+// a remedy.
+func credentialProblem(file string, err error, now time.Time) diag.Problem {
+	p := diag.Problem{File: file, Message: err.Error()}
+	clock := now.UTC().Format("2006-01-02 15:04 MST")
+	for _, r := range []struct {
+		err    error
+		remedy string
+	}{
+		{credential.ErrExpired, "it is " + clock + " by this machine's clock; ask who runs the grid for a new floppy"},
+		{credential.ErrNotYetValid, "it is " + clock + " by this machine's clock; set the clock"},
+		{credential.ErrWrongGrid, "take descriptor and credential from one floppy"},
+		{credential.ErrKey, "take certificate and key from one floppy"},
+		{credential.ErrSignature, "take every file from the floppy as it was issued; if it is, it was tampered with"},
+		{credential.ErrRoster, "the grid's roster has changed: ask who runs the grid for a new floppy"},
+	} {
+		if errors.Is(err, r.err) {
+			p.Remedy = r.remedy
+			return p
+		}
+	}
+	p.Remedy = "ask who runs the grid for a new floppy"
+	return p
+}
+
+// checkWithin returns everything the configuration chooses that the holder's
+// credential does not allow. Each problem names both.
+func (f *Floppy) checkWithin(identity *credential.Identity) diag.List {
+	c, h := f.Config, identity.Holder
+	var problems diag.List
+	refuse := func(path, message, remedy string) {
+		if !c.wrong[path] {
+			problems.Add(c.problem(path, message, remedy))
+		}
+	}
+	if role := credential.Role(c.Machine.Role); !slices.Contains(h.Roles, role) {
+		refuse("machine.role", fmt.Sprintf("is %q, but the credential of %s allows %s", role, h.User, quotedList(h.Roles)), "choose one of these, or ask for a floppy with this role")
+	}
+	if g := c.Condor.Group; g != "" && g != h.Group {
+		refuse("condor.group", fmt.Sprintf("is %q, but the credential is for group %q", g, h.Group), "delete the key")
+	}
+	if u := c.Condor.User; u != "" && u != h.User {
+		refuse("condor.user", fmt.Sprintf("is %q, but the credential is for user %q", u, h.User), "delete the key")
+	}
+	switch n := c.Network.Namespace; {
+	case n == "" && len(h.Namespaces) > 1:
+		refuse("network.namespace", "is missing: the credential allows "+quotedList(h.Namespaces), `write namespace = "`+h.Namespaces[0]+`" or another of them below [network]`)
+	case n != "" && !slices.Contains(h.Namespaces, n):
+		refuse("network.namespace", fmt.Sprintf("is %q, but the credential allows %s", n, quotedList(h.Namespaces)), "choose one of these, or delete the key")
+	}
+	if c.Network.Mode == ModeRouter && !h.Rights.Router {
+		refuse("network.mode", fmt.Sprintf(`is "router", but the credential of %s has no right "router"`, h.User), `write mode = "host", or ask for a floppy with this right`)
+	}
+	for _, list := range []struct {
+		path  string
+		names []string
+	}{{"condor.masters", c.Condor.Masters.Names}, {"condor.flock", c.Condor.Flock.Names}} {
+		for _, name := range list.names {
+			if roster := masterNames(identity.Descriptor); hostNamePattern.MatchString(name) && !slices.Contains(roster, name) {
+				refuse(list.path, fmt.Sprintf("%q is no master: the grid's descriptor has %s", name, quotedList(roster)), diag.DidYouMean(name, roster, "choose one of these"))
+			}
+		}
+	}
+	return problems
+}
+
+// masterNames returns the host names of the roster's masters. (What a virtual
+// address is called is overlayd/control's to say; no part of the project can
+// be imported here, and the rule is the first generation's.)
+func masterNames(d *credential.Descriptor) []string {
+	var names []string
+	for _, m := range d.Masters {
+		names = append(names, hostName(m.Address))
+	}
+	return names
+}
+
+func hostName(a netip.Addr) string {
+	b := a.As4()
+	return fmt.Sprintf("C%03d%03d%03d.ipop", b[1], b[2], b[3])
+}
+
+// quotedList returns "a", "b" in quotes.
+func quotedList[T ~string](list []T) string {
+	quotes := make([]string, len(list))
+	for i, s := range list {
+		quotes[i] = fmt.Sprintf("%q", string(s))
+	}
+	return strings.Join(quotes, ", ")
+}
+
+// checkRoster holds NODE.KEY against the roster: it is this master's, or this
+// witness's.
+func (f *Floppy) checkRoster(identity *credential.Identity) diag.List {
+	if f.NodeKey == nil {
+		return nil
+	}
+	key, err := credential.ParseKey(f.NodeKey)
+	if err != nil {
+		return nil // reported by checkShape
+	}
+	id, user := credential.NodeIDOf(&key.PublicKey), identity.Holder.User
+	at := inFile(f.Name, NodeKeyFile)
+	if f.Config.Machine.Role == RoleMaster {
+		if !slices.ContainsFunc(identity.Descriptor.Masters, func(m credential.Master) bool { return m.ID == id && m.Name == user }) {
+			return diag.List{{File: at, Message: fmt.Sprintf("is not the key of %s in the grid's roster", user), Remedy: "take every file from one floppy"}}
+		}
+		return nil
+	}
+	if !slices.ContainsFunc(identity.Descriptor.Witnesses, func(w credential.Witness) bool { return w.ID == id && w.Name == user }) {
+		return diag.List{{File: at, Message: fmt.Sprintf("is a master's or a witness's, but %s is neither in the grid's roster", user), Remedy: "delete it; machines make their own"}}
+	}
+	return nil
+}
