@@ -1,5 +1,7 @@
 package knob
 
+import "slices"
+
 // Kind is how HTCondor reads the value of a knob.
 type Kind int
 
@@ -78,7 +80,6 @@ var names = map[string]Kind{
 	"FLOCK_TO":                       Plain,
 	"FLOCK_INCREMENT":                Plain,
 	"GridUser":                       Expression,
-	"SUBMIT_ATTRS":                   Plain,
 	"JOB_TRANSFORM_NAMES":            Plain,
 	"JOB_TRANSFORM_GridUser":         Plain,
 	"IMMUTABLE_JOB_ATTRS":            Plain,
@@ -106,7 +107,6 @@ var names = map[string]Kind{
 	"MachineMaxVacateTime":             Expression,
 	"STARTER_ALLOW_RUNAS_OWNER":        Plain,
 	"DEDICATED_EXECUTE_ACCOUNT_REGEXP": Plain,
-	"SLOT1_USER":                       Plain,
 	"SLOT%d_USER":                      Plain,
 	"SLOT1_%d_USER":                    Plain,
 	"NUM_CPUS":                         Plain,
@@ -132,13 +132,14 @@ var names = map[string]Kind{
 	"SEC_TCP_SESSION_TIMEOUT":    Plain,
 }
 
-// Expressions returns the names of the ClassAd expressions among the knobs.
-func Expressions() []string {
+// Names returns the names of one kind, sorted; an index stands as %d.
+func Names(kind Kind) []string {
 	var list []string
 	for n, k := range names {
-		if k == Expression {
+		if k == kind {
 			list = append(list, n)
 		}
 	}
+	slices.Sort(list)
 	return list
 }

@@ -32,23 +32,44 @@ const (
 	NFSUnit    = "nfs-server.service"
 )
 
-// Restarts says which unit reads a file only when it starts; "" means that the
-// next use reads it: HTCondor opens its certificate for every new connection,
-// and automount runs the program map for every look-up.
-var Restarts = map[string]string{
-	NetworkFile:  CondorUnit,
-	SecurityFile: CondorUnit,
-	RoleFile:     CondorUnit,
-	PolicyFile:   CondorUnit,
-	TuneFile:     CondorUnit,
-	MapFile:      CondorUnit,
-	CAFile:       "",
-	CertFile:     "",
-	KeyFile:      "",
-	MasterMap:    AutofsUnit,
-	ProgramMap:   "",
-	ExportsFile:  NFSUnit,
-	NFSFile:      NFSUnit,
+// owned is every file of any role, in the order to write them: a key before
+// its certificate. Unit is what reads the file only when it starts; without
+// one the next use reads it: HTCondor opens its certificate for every new
+// connection, and automount runs the program map for every look-up.
+var owned = []struct{ path, unit string }{
+	{CAFile, ""},
+	{KeyFile, ""},
+	{CertFile, ""},
+	{MapFile, CondorUnit},
+	{NetworkFile, CondorUnit},
+	{SecurityFile, CondorUnit},
+	{RoleFile, CondorUnit},
+	{PolicyFile, CondorUnit},
+	{TuneFile, CondorUnit},
+	{ProgramMap, ""},
+	{MasterMap, AutofsUnit},
+	{NFSFile, NFSUnit},
+	{ExportsFile, NFSUnit},
+}
+
+// Owned returns the paths of every file of any role, in the order to write
+// them. One that a machine does not have must not be there.
+func Owned() []string {
+	var paths []string
+	for _, o := range owned {
+		paths = append(paths, o.path)
+	}
+	return paths
+}
+
+// RestartOf returns the unit to restart when the file has changed, or "".
+func RestartOf(path string) string {
+	for _, o := range owned {
+		if o.path == path {
+			return o.unit
+		}
+	}
+	return ""
 }
 
 // File is one file of the machine, owned by root.

@@ -6,11 +6,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"gridappliance/condorconf/knob"
 	"gridappliance/floppy"
 )
 
@@ -88,7 +90,7 @@ func golden(t *testing.T, path, got string) {
 	}
 }
 
-func TestEveryFileHasItsRestart(t *testing.T) {
+func TestEveryFileIsOwned(t *testing.T) {
 	for name, in := range variations() {
 		m, _ := New(in)
 		files, err := m.Files()
@@ -96,9 +98,29 @@ func TestEveryFileHasItsRestart(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, f := range files {
-			if _, ok := Restarts[f.Path]; !ok {
-				t.Errorf("%s: %s is not in Restarts, so that another role would leave it behind", name, f.Path)
+			if !slices.Contains(Owned(), f.Path) {
+				t.Errorf("%s: %s is not owned, so that another role would leave it behind", name, f.Path)
 			}
+		}
+	}
+}
+
+func TestEveryAllowedKnobIsUsed(t *testing.T) {
+	used := map[string]bool{}
+	for _, in := range variations() {
+		m, _ := New(in)
+		files, _ := m.Files()
+		for _, f := range files {
+			for line := range strings.Lines(string(f.Data)) {
+				if name, _, ok := strings.Cut(line, " ="); ok {
+					used[name] = true
+				}
+			}
+		}
+	}
+	for _, name := range slices.Concat(knob.Names(knob.Plain), knob.Names(knob.Expression)) {
+		if !used[strings.ReplaceAll(name, "%d", "1")] {
+			t.Errorf("%s is in the allow-list and no machine sets it", name)
 		}
 	}
 }

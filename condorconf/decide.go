@@ -1,0 +1,217 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"gridappliance/condorconf/pool"
+	"gridappliance/condorconf/tree"
+	"gridappliance/credential"
+	"gridappliance/floppy"
+	"gridappliance/internal/diag"
+	"gridappliance/overlayd/control"
+)
+
+// decision is what this machine should be, and what that changes.
+type decision struct {
+	root    *os.Root
+	machine pool.Machine
+	files   []tree.File
+	changes []tree.Change
+	waiting string    // why HTCondor cannot run
+	renew   time.Time // half of the certificate's life; zero without one
+}
+
+// Close releases the root.
+func (d *decision) Close() { d.root.Close() }
+
+// decide reads everything that the options name and the tree as it is.
+func (o options) decide(ctx context.Context, now time.Time) (*decision, error) {
+	image, err := os.ReadFile(o.floppy)
+	if err != nil {
+		return nil, err
+	}
+	f, err := floppy.Open(o.floppy, image)
+	if err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(o.root)
+	if err != nil {
+		return nil, err
+	}
+	d := &decision{root: root}
+	if err := d.fill(ctx, o, f, now); err != nil {
+		root.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now time.Time) error {
+	in := pool.Input{
+		Role: f.Config.Machine.Role, Masters: f.Config.Condor.Masters, Flock: f.Config.Condor.Flock,
+		OwnerPreempts: f.Config.Condor.OwnerPreempts, Slots: f.Config.Condor.Slots,
+		Export: f.Config.Share.Export, Autofs: f.Config.Share.Autofs, CPUs: runtime.NumCPU(),
+	}
+	var err error
+	if in.Accounts, err = jobAccounts(d.root); err != nil {
+		return err
+	}
+	var identity *credential.Identity
+	if in.Role != floppy.RoleStandalone {
+		if identity, err = credential.Open(f.Descriptor, f.HolderCert, f.HolderKey, now); err != nil {
+			return fmt.Errorf("%s: %w", f.Name, err)
+		}
+		if err := join(ctx, o, f, identity, &in); err != nil {
+			return err
+		}
+	}
+	machine, problems := pool.New(in)
+	if len(problems) > 0 {
+		for i := range problems {
+			problems[i].File = f.Name
+		}
+		return problems
+	}
+	d.machine = machine
+	files, err := machine.Files()
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		d.files = append(d.files, tree.File(file))
+	}
+	if machine.Credential {
+		if err := d.certify(f, identity.Descriptor.CondorRootPEM(), now); err != nil {
+			return err
+		}
+	}
+	d.changes, err = tree.Compare(d.root, d.files, pool.Owned())
+	return err
+}
+
+// join fills in what the credential and overlayd know, and holds that both
+// mean the same machine.
+func join(ctx context.Context, o options, f *floppy.Floppy, id *credential.Identity, in *pool.Input) error {
+	s, err := o.readStatus(ctx)
+	if err != nil {
+		return err
+	}
+	if !s.Address.IsValid() {
+		return fmt.Errorf("%w: the machine has no virtual address yet: %s", diag.ErrNothing, cmp.Or(s.Reason, string(s.State)))
+	}
+	in.Grid = id.Descriptor.Grid
+	in.Group = cmp.Or(f.Config.Condor.Group, id.Holder.Group)
+	in.User = cmp.Or(f.Config.Condor.User, id.Holder.User)
+	in.Name, in.NodeID, in.Device, in.Net = s.Name, s.NodeID, s.Device, s.Address
+	for _, m := range s.Masters {
+		if s.Address.Masked().Contains(m.Address) { // one of another namespace cannot be reached
+			in.Roster = append(in.Roster, m.Name)
+		}
+	}
+	for _, c := range []struct{ what, floppy, overlayd string }{
+		{"grid", in.Grid, s.Grid}, {"group", in.Group, s.Group}, {"user", in.User, s.User}, {"role", string(in.Role), s.Role},
+	} {
+		if c.floppy != c.overlayd {
+			return fmt.Errorf("overlayd runs on another floppy: %s %q, where %s says %q", c.what, c.overlayd, f.Name, c.floppy)
+		}
+	}
+	return nil
+}
+
+func (o options) readStatus(ctx context.Context) (control.Status, error) {
+	if o.status == "" {
+		return control.Dial(o.control).Status(ctx)
+	}
+	text, err := os.ReadFile(o.status)
+	if err != nil {
+		return control.Status{}, err
+	}
+	var s control.Status
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&s); err != nil {
+		return control.Status{}, fmt.Errorf("read %s: %w", o.status, err)
+	}
+	return s, nil
+}
+
+// jobAccounts counts the accounts slot1, slot2, ... without a gap.
+func jobAccounts(root *os.Root) (int, error) {
+	text, err := root.ReadFile("etc/passwd")
+	if err != nil {
+		return 0, err
+	}
+	there := map[string]bool{}
+	for line := range strings.Lines(string(text)) {
+		name, _, _ := strings.Cut(line, ":")
+		there[name] = true
+	}
+	n := 0
+	for there[fmt.Sprintf("slot%d", n+1)] {
+		n++
+	}
+	return n, nil
+}
+
+// result returns what write reports.
+func (d *decision) result() Result {
+	r := Result{Changed: []string{}, Restart: []string{}, Waiting: d.waiting}
+	r.Start, r.Stop = d.machine.Units()
+	if d.waiting != "" {
+		r.Start = slices.DeleteFunc(r.Start, func(u string) bool { return u == pool.CondorUnit })
+		r.Stop = append(r.Stop, pool.CondorUnit)
+	}
+	r.Start, r.Stop = append([]string{}, r.Start...), append([]string{}, r.Stop...)
+	for _, c := range d.changes {
+		r.Changed = append(r.Changed, "/"+c.Path)
+		if u := pool.RestartOf(c.Path); slices.Contains(r.Start, u) && !slices.Contains(r.Restart, u) {
+			r.Restart = append(r.Restart, u)
+		}
+	}
+	if !d.renew.IsZero() {
+		r.Renew = d.renew.UTC().Format(time.RFC3339)
+	}
+	return r
+}
+
+// plan is the JSON of the verb plan.
+func (d *decision) plan() any {
+	type change struct {
+		Path string `json:"path"`
+		Diff string `json:"diff"`
+	}
+	changes := []change{}
+	for _, c := range d.changes {
+		changes = append(changes, change{"/" + c.Path, c.Diff()})
+	}
+	return struct {
+		Machine pool.Machine `json:"machine"`
+		Changes []change     `json:"changes"`
+		Result
+	}{d.machine, changes, d.result()}
+}
+
+// describe is the plan for reading.
+func (d *decision) describe() string {
+	m := d.machine
+	text := fmt.Sprintf("%s %s of group %s", m.Role, m.Name, m.Group)
+	if m.Grid != "" {
+		text += " in grid " + m.Grid
+	}
+	text += "\n"
+	for _, c := range d.changes {
+		text += c.Diff()
+	}
+	r := d.result()
+	r.Changed = nil
+	return text + r.String()
+}
