@@ -30,8 +30,7 @@ var ErrClosed = net.ErrClosed
 type Conn interface {
 	// ReadFrom waits for a datagram, puts it into b and returns where it came
 	// from. What does not fit b is cut off. After Close, or when Close is
-	// called meanwhile, it returns ErrClosed; other errors concern one
-	// datagram, and the next call may succeed.
+	// called meanwhile, it returns ErrClosed; any other error is final too.
 	ReadFrom(b []byte) (n int, from netip.AddrPort, err error)
 
 	// WriteTo sends b, which it does not keep. That it returns nil says

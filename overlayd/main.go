@@ -1,0 +1,75 @@
+// Command overlayd is one node of a grid's virtual network.
+//
+//	floppy ──> overlayd run ──> tapipop        the virtual LAN, on this machine
+//	              │    │
+//	              │    └── UDP 4242            the underlay
+//	              └── control.sock <── overlayd status, whois; firstboot; condorconf
+//
+// The daemon is package node; the other verbs ask it over its control socket
+// (package control). It runs as an ordinary user with CAP_NET_ADMIN.
+//
+// Exit status of every verb: 0 done, 1 failed, 2 usage, 3 the floppy is wrong,
+// 4 a privilege is missing, 5 nothing to do was possible.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"gridappliance/internal/diag"
+)
+
+// version is what the status calls this program.
+const version = "0.1.0"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the whole command, with the process's surroundings passed in, so that
+// tests run it as a user would. It returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	started := false
+	root := newRootCommand(&started)
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !started && diag.Of(err) == nil {
+		err = diag.UsageError{Err: err} // cobra refused the command line
+	}
+	return diag.Report(stderr, "overlayd", err)
+}
+
+func newRootCommand(started *bool) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "overlayd",
+		Short: "one node of a grid's virtual network",
+		Long: `overlayd joins this machine to its grid's virtual network, whose device is
+tapipop, as its floppy says. This version carries a grid's own masters, which
+have fixed addresses; a worker or client waits in the state "joining".
+
+EXIT STATUS
+  0 done, 1 failed, 2 usage, 3 the floppy is wrong,
+  4 a privilege is missing (the message names it), 5 nothing to do was possible`,
+		Example: `  overlayd run --floppy master-1.img
+  overlayd status
+  overlayd whois 10.250.0.2`,
+		Args:             cobra.NoArgs,
+		Version:          version,
+		SilenceErrors:    true,
+		SilenceUsage:     true,
+		PersistentPreRun: func(*cobra.Command, []string) { *started = true },
+	}
+	root.AddCommand(newRunCommand(), newStatusCommand(), newWhoisCommand(), newKeygenCommand())
+	return root
+}
