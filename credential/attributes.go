@@ -299,6 +299,9 @@ func (a *attributes) checkNode() error {
 	if n != 1 {
 		return fmt.Errorf("attributes of node: %w: roles %q, exactly one of %q allowed", ErrFormat, a.roles, machineRoles)
 	}
+	if a.static == ([32]byte{}) {
+		return fmt.Errorf("attributes of node: %w: no X25519 key", ErrFormat)
+	}
 	if !instancePattern.MatchString(a.instance) {
 		return fmt.Errorf("attributes of node: %w: instance %q", ErrFormat, a.instance)
 	}

@@ -231,7 +231,7 @@ func serialText(c *x509.Certificate) string { return c.SerialNumber.Text(16) }
 
 // blank is what a certificate to be made says, beside its keys.
 type blank struct {
-	subject    pkix.Name
+	subject    pkix.Name // with attributes: theirs
 	notBefore  time.Time
 	notAfter   time.Time
 	ca         bool
@@ -276,6 +276,7 @@ func (b blank) make(pub *ecdsa.PublicKey, by signer) (*x509.Certificate, error) 
 		if err := b.attributes.check(); err != nil {
 			return nil, err
 		}
+		t.Subject = b.attributes.subject()
 		value, err := b.attributes.encode()
 		if err != nil {
 			return nil, err
@@ -288,7 +289,7 @@ func (b blank) make(pub *ecdsa.PublicKey, by signer) (*x509.Certificate, error) 
 	}
 	der, err := x509.CreateCertificate(rand.Reader, t, parent, pub, by.key)
 	if err != nil {
-		return nil, fmt.Errorf("sign certificate of %s: %w", b.subject, err)
+		return nil, fmt.Errorf("sign certificate of %s: %w", t.Subject, err)
 	}
 	return parseCertificate(der)
 }

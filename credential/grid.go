@@ -22,6 +22,9 @@ const (
 	DefaultMasters = 3
 )
 
+// kindCondorIssuer is the ledger's word for a master's ISSUER.CRT.
+const kindCondorIssuer = "condor-issuer"
+
 // Grid is what a grid's founder keeps: the roots' keys, the descriptor, the
 // revocation list and the ledger of what was signed. It is not safe for concurrent
 // use; Save refuses to overwrite what another process has saved meanwhile.
@@ -42,7 +45,7 @@ type Grid struct {
 // Issued is one line of the ledger: a certificate that a root has signed.
 type Issued struct {
 	Serial     string    `json:"serial"`
-	Kind       string    `json:"kind"` // issuer, holder, condor-issuer
+	Kind       string    `json:"kind"` // issuer, holder or condor-issuer
 	User       string    `json:"user,omitempty"`
 	Groups     []string  `json:"groups,omitempty"`
 	Roles      []Role    `json:"roles,omitempty"`
@@ -74,7 +77,7 @@ type MasterMaterial struct {
 	IssuerKey  Secret
 }
 
-// Namespace fills the defaults in.
+// withDefaults fills in what is zero.
 func (n Namespace) withDefaults() Namespace {
 	if !n.Pool.IsValid() {
 		n.Pool = DefaultPool
@@ -220,109 +223,9 @@ func (g *Grid) issueMaterial(m *MasterMaterial, now time.Time) error {
 		return err
 	}
 	g.Ledger = append(g.Ledger, Issued{
-		Serial: serialText(cert), Kind: "condor-issuer", User: m.Name, Key: keyIDOfCert(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
+		Serial: serialText(cert), Kind: kindCondorIssuer, User: m.Name, Key: keyIDOfCert(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
 	})
 	m.IssuerCert = Certificate(cert.Raw).PEM()
 	m.IssuerKey, err = FormatKey(key)
 	return err
-}
-
-// HolderRequest is what a floppy shall allow. Zero quotas are the defaults,
-// zero Valid is DefaultHolderLifetime, no namespaces are all of the grid.
-type HolderRequest struct {
-	User       string
-	Group      string
-	Roles      []Role // worker, client
-	Namespaces []string
-	Rights     Rights
-	Quota      Quota
-	Valid      time.Duration
-}
-
-// IssueHolder signs a worker's or client's holder for a new key and returns
-// HOLDER.CRT and HOLDER.KEY. It enters the ledger; call Save before handing the
-// key out, so that it can be revoked by user.
-func (g *Grid) IssueHolder(req HolderRequest, now time.Time) (certPEM []byte, keyPEM Secret, err error) {
-	if err := CheckUnreserved(req.User, req.Group); err != nil {
-		return nil, nil, err
-	}
-	if len(req.Roles) == 0 {
-		return nil, nil, fmt.Errorf("holder %q: %w: none given", req.User, ErrWrongRole)
-	}
-	for _, r := range req.Roles {
-		if r != RoleWorker && r != RoleClient {
-			return nil, nil, fmt.Errorf("holder %q: %w: %q, only worker and client are for people", req.User, ErrWrongRole, r)
-		}
-	}
-	a := &attributes{
-		kind: kindHolder, user: req.User, groups: []string{req.Group}, roles: req.Roles, namespaces: req.Namespaces, rights: req.Rights,
-		quota: Quota{Leases: cmp.Or(req.Quota.Leases, defaultLeases), RelayMbit: cmp.Or(req.Quota.RelayMbit, defaultRelayMbit)},
-	}
-	if err := g.fillNamespaces(a); err != nil {
-		return nil, nil, fmt.Errorf("holder %q: %w", req.User, err)
-	}
-	return g.issue(a, cmp.Or(req.Valid, DefaultHolderLifetime), now)
-}
-
-// fillNamespaces puts all namespaces where none is named, and checks that those
-// named exist and that fixed addresses are free in one of them.
-func (g *Grid) fillNamespaces(a *attributes) error {
-	var all []string
-	for _, n := range g.Descriptor.Namespaces {
-		all = append(all, n.Name)
-	}
-	if len(a.namespaces) == 0 {
-		a.namespaces = all
-	}
-	if !subset(a.namespaces, all) {
-		return fmt.Errorf("namespaces %q: %w: the grid has %q", a.namespaces, ErrWrongNamespace, all)
-	}
-	for _, addr := range a.rights.Addresses {
-		if !slices.ContainsFunc(a.namespaces, func(n string) bool { return g.Descriptor.Leasable(n, addr) }) {
-			return fmt.Errorf("fixed address %v: %w: outside the pools of %q, reserved or a master's", addr, ErrWrongRight, a.namespaces)
-		}
-	}
-	return nil
-}
-
-// issue signs a holder or issuer for a new key, checks that a verifier takes
-// it, and enters it in the ledger.
-func (g *Grid) issue(a *attributes, valid time.Duration, now time.Time) ([]byte, Secret, error) {
-	key, err := NewKey()
-	if err != nil {
-		return nil, nil, err
-	}
-	a.grid = g.Descriptor.Grid
-	end := now.Add(valid)
-	if end.After(g.root.cert.NotAfter) {
-		end = g.root.cert.NotAfter
-	}
-	a.normalise()
-	if err := a.check(); err != nil {
-		return nil, nil, err
-	}
-	b := blank{
-		subject: a.subject(), notBefore: now.Add(-backdate), notAfter: end,
-		ca: true, pathLength: a.kind.pathLength(), attributes: a,
-	}
-	cert, err := b.make(&key.PublicKey, g.root)
-	if err != nil {
-		return nil, nil, err
-	}
-	v, err := NewVerifier(g.Descriptor)
-	if err != nil {
-		return nil, nil, err
-	}
-	if _, err := v.link(a.kind, cert, nil, now); err != nil {
-		return nil, nil, err
-	}
-	keyPEM, err := FormatKey(key)
-	if err != nil {
-		return nil, nil, err
-	}
-	g.Ledger = append(g.Ledger, Issued{
-		Serial: serialText(cert), Kind: a.kind.String(), User: a.user, Groups: a.groups, Roles: a.roles, Namespaces: a.namespaces,
-		Key: keyIDOfCert(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
-	})
-	return Certificate(cert.Raw).PEM(), keyPEM, nil
 }

@@ -125,7 +125,7 @@ func (i *Identity) MakeNode(req NodeRequest, now time.Time) (*NodeCertificate, e
 			end = above.cert.NotAfter
 		}
 	}
-	b := blank{subject: a.subject(), notBefore: begin, notAfter: end, attributes: a}
+	b := blank{notBefore: begin, notAfter: end, attributes: a}
 	cert, err := b.make(req.Key, signer{i.holder.cert, i.key})
 	if err != nil {
 		return nil, fmt.Errorf("make node certificate: %w", err)

@@ -180,6 +180,8 @@ func (l *RevocationList) grows(old *RevocationList) error {
 	return nil
 }
 
+func (l *RevocationList) hash() KeyID { return sha256.Sum256(l.signed.body) }
+
 // find returns the entry that names c, or nil.
 func (l *RevocationList) find(c *x509.Certificate) *Revocation {
 	if l == nil {
