@@ -14,6 +14,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"io"
 	"os"
 	"os/signal"
@@ -72,7 +73,13 @@ EXIT STATUS
 // commands returns the verbs in the order in which a newcomer needs them; each
 // constructor is in the file named after its verb.
 func commands() []*cobra.Command {
-	return []*cobra.Command{}
+	return []*cobra.Command{
+		newFloppyCommand(),
+		newCheckCommand(),
+		newPlanCommand(),
+		newBuildCommand(),
+		newBootCommand(),
+	}
 }
 
 // trackStart wraps every verb below root so that the result tells whether one
@@ -93,4 +100,12 @@ func trackStart(root *cobra.Command) *bool {
 	}
 	wrap(root)
 	return started
+}
+
+// writeJSON writes v as indented JSON and a final newline.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"gridappliance/builder/base"
+	"gridappliance/builder/disk"
+	"gridappliance/builder/plan"
+	"gridappliance/builder/spec"
+	"gridappliance/floppy"
+	"gridappliance/internal/diag"
+)
+
+// imageFlags are the flags of check, plan and build: each overrides one key of
+// the definition, or stands for it when there is no definition.
+type imageFlags struct {
+	name, base, floppy, disk string
+	targets                  []string
+	noFloppy                 bool
+	store                    string
+	json                     bool
+}
+
+func (f *imageFlags) add(cmd *cobra.Command) {
+	flags := cmd.Flags()
+	flags.StringVar(&f.name, "name", "", "name of the outputs (default "+spec.DefaultName+")")
+	flags.StringVar(&f.base, "base", "", "folder of the base (default: the newest in the store)")
+	flags.StringVar(&f.floppy, "floppy", "", "floppy image whose bytes go into the image")
+	flags.BoolVar(&f.noFloppy, "no-floppy", false, "leave the definition's floppy out: an image to share")
+	flags.StringVar(&f.disk, "disk", "", "size of the disk (default "+spec.DefaultDisk.String()+")")
+	flags.StringSliceVar(&f.targets, "target", nil, "what to write: "+targetNames()+" (default qcow2)")
+	flags.StringVar(&f.store, "store", "", "folder of the store (default: grid-appliance in the user's cache)")
+	flags.BoolVar(&f.json, "json", false, "write the result as JSON")
+	cmd.MarkFlagsMutuallyExclusive("floppy", "no-floppy")
+	cmd.MarkFlagDirname("base")
+	cmd.MarkFlagDirname("store")
+	cmd.MarkFlagFilename("floppy", "img", "flp", "ima")
+	cmd.RegisterFlagCompletionFunc("target", cobra.FixedCompletions(strings.Split(targetNames(), ", "), cobra.ShellCompDirectiveNoFileComp))
+}
+
+func targetNames() string {
+	var names []string
+	for _, t := range spec.Targets() {
+		names = append(names, string(t))
+	}
+	return strings.Join(names, ", ")
+}
+
+// image is what check, plan and build are about: a valid definition and the
+// floppy that goes with it, checked.
+type image struct {
+	def    *spec.Definition
+	floppy []byte // nil when none goes in
+}
+
+// read reads the definition that args names, if any, lets the flags override
+// it, and reads and checks the floppy. The error carries every problem of both.
+func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
+	def, at := &spec.Definition{}, func(string) diag.Problem { return diag.Problem{} }
+	if len(args) > 0 {
+		text, err := os.ReadFile(args[0])
+		if err != nil {
+			return nil, fmt.Errorf("read definition: %w", err)
+		}
+		decoded, positions, err := spec.Decode(args[0], text)
+		if err != nil {
+			return nil, err
+		}
+		decoded.Resolve(filepath.Dir(args[0]))
+		def, at = decoded, positions.At
+	}
+	overridden, err := f.override(def)
+	if err != nil {
+		return nil, err
+	}
+	def.ApplyDefaults()
+	problems := def.Validate(func(key string) diag.Problem {
+		if flag := overridden[key]; flag != "" {
+			return diag.Problem{File: flag}
+		}
+		return at(key)
+	})
+	im := &image{def: def}
+	if def.Floppy != "" {
+		if im.floppy, err = readFloppy(def.Floppy, now); err != nil {
+			found := diag.Of(err)
+			if found == nil {
+				return nil, err
+			}
+			problems = append(problems, found...)
+		}
+	}
+	return im, problems.Err()
+}
+
+// override puts the flags that were given into the definition and returns
+// which keys they stand for.
+func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
+	overridden := map[string]string{}
+	for _, s := range []struct {
+		key   string
+		value string
+		into  *string
+	}{{"name", f.name, &def.Name}, {"base", f.base, &def.Base}, {"floppy", f.floppy, &def.Floppy}} {
+		if s.value != "" {
+			*s.into = s.value
+			overridden[s.key] = "--" + s.key
+		}
+	}
+	if f.noFloppy {
+		def.Floppy = ""
+	}
+	if len(f.targets) > 0 {
+		def.Targets = nil
+		for _, t := range f.targets {
+			def.Targets = append(def.Targets, spec.Target(t))
+		}
+		overridden["targets"] = "--target"
+	}
+	if f.disk != "" {
+		size, err := spec.ParseSize(f.disk)
+		if err != nil {
+			return nil, diag.UsageError{Err: fmt.Errorf("--disk: %w", err)}
+		}
+		def.Disk = size
+		overridden["disk"] = "--disk"
+	}
+	return overridden, nil
+}
+
+// readFloppy reads a floppy image and checks it as firstboot will.
+func readFloppy(path string, now time.Time) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read floppy: %w", err)
+	}
+	if _, err := floppy.CheckImage(path, b, now); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// openBase opens the definition's base, or the newest of the store.
+func (f *imageFlags) openBase(def *spec.Definition) (*base.Base, error) {
+	if def.Base != "" {
+		return base.Open(def.Base)
+	}
+	store, err := base.OpenStore(f.store)
+	if err != nil {
+		return nil, err
+	}
+	bases, err := base.List(store)
+	if err != nil {
+		return nil, err
+	}
+	if len(bases) == 0 {
+		return nil, errors.New("no base in the store: make one with 'builder base build', or name one with --base")
+	}
+	return bases[len(bases)-1], nil
+}
+
+// plan makes the plan of an image on a base.
+func (im *image) plan(b *base.Base) (*plan.Plan, error) {
+	in := plan.Inputs{BaseID: b.Manifest.ID, Floppy: im.floppy != nil}
+	squashfs, _ := b.Manifest.File(base.Squashfs) // base.Open found both
+	user, _ := b.Manifest.File(base.User)
+	in.Layers = []plan.Layer{{Name: "gridbase", Size: squashfs.Size}}
+	in.UserSize = user.Size
+	return plan.New(im.def, in)
+}
+
+// contents returns what the disk is composed from.
+func (im *image) contents(b *base.Base) disk.Contents {
+	return disk.Contents{
+		BootImage: b.Path(base.GRUBBoot),
+		CoreImage: b.Path(base.GRUBCore),
+		EFIImage:  b.Path(base.GRUBEFI),
+		Kernel:    b.Path(base.Kernel),
+		Initrd:    b.Path(base.Initrd),
+		Layers:    map[string]string{"gridbase": b.Path(base.Squashfs)},
+		User:      b.Path(base.User),
+		Floppy:    im.floppy,
+	}
+}
