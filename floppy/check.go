@@ -20,9 +20,17 @@ import (
 // Floppy is nil when there is a problem.
 func CheckImage(name string, image []byte, now time.Time) (*Floppy, error) {
 	f, problems := open(name, image)
-	if f.files != nil {
-		problems = append(problems, f.Check(now)...)
+	problems = append(problems, f.Check(now)...)
+	if len(problems) > 0 {
+		return nil, problems
 	}
+	return f, nil
+}
+
+// CheckFiles is CheckImage for files that are not on an image yet.
+func CheckFiles(name string, files []File, now time.Time) (*Floppy, error) {
+	f, problems := decode(name, files, nil)
+	problems = append(problems, f.Check(now)...)
 	if len(problems) > 0 {
 		return nil, problems
 	}

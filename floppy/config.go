@@ -140,6 +140,49 @@ func setZero[T comparable](p *T, value T) {
 	}
 }
 
+// Values returns what every key says, as string, int, bool or []string, and
+// the modules as a list of maps: the configuration for printing.
+func (c *Config) Values() map[string]any {
+	values := map[string]any{}
+	for i := range Keys {
+		k := &Keys[i]
+		if k.field == nil {
+			continue
+		}
+		switch p := k.field(c).(type) {
+		case *string:
+			values[k.Path] = *p
+		case *Role:
+			values[k.Path] = string(*p)
+		case *int:
+			values[k.Path] = *p
+		case *bool:
+			values[k.Path] = *p
+		case *[]string:
+			values[k.Path] = append([]string{}, *p...)
+		case *Choice:
+			values[k.Path] = k.choiceValue(*p)
+		}
+	}
+	modules := []map[string]string{}
+	for _, m := range c.Modules {
+		modules = append(modules, map[string]string{"source": m.Source, "sha256": m.SHA256})
+	}
+	values["modules"] = modules
+	return values
+}
+
+// choiceValue returns a Choice as it stands in GRID.TML.
+func (k *Key) choiceValue(c Choice) any {
+	switch {
+	case c.Names != nil:
+		return c.Names
+	case k.Kind == WordOrList:
+		return k.Words[0]
+	}
+	return c.All
+}
+
 // problem returns a Problem about a key, with its position if it was set.
 func (c *Config) problem(path, message, remedy string) diag.Problem {
 	p, ok := c.where[path]

@@ -402,7 +402,7 @@ func (k *Key) shapeText() string {
 	}
 	switch k.Kind {
 	case Word:
-		return strings.Join(quoted, ", ")
+		return strings.Join(quoted[:len(quoted)-1], ", ") + " or " + quoted[len(quoted)-1]
 	case WordOrList:
 		return quoted[0] + " or a list of texts"
 	case Whole:

@@ -91,5 +91,10 @@ func SplitSetting(setting string) (path, value string, err error) {
 		}
 		return path, "[" + strings.Join(quotes, ", ") + "]", nil
 	}
+	if key.Kind == Whole && !wholePattern.MatchString(value) || key.Kind == Boolean && value != "true" && value != "false" {
+		return path, fmt.Sprintf("%q", value), nil // so that it is the decoder who says what is wrong
+	}
 	return path, value, nil
 }
+
+var wholePattern = regexp.MustCompile(`^[+-]?[0-9][0-9_]*$`)

@@ -156,15 +156,15 @@ func decode(name string, files []File, damaged []string) (*Floppy, diag.List) {
 	var problems diag.List
 	seen := map[string]string{} // canonical name -> name on the floppy
 	for _, d := range damaged {
-		seen[canonicalName(d)] = d
-		f.damaged = append(f.damaged, canonicalName(d))
+		seen[CanonicalName(d)] = d
+		f.damaged = append(f.damaged, CanonicalName(d))
 	}
 	for _, file := range files {
 		if isLitter(file.Name) {
 			continue
 		}
 		at := inFile(name, printable(file.Name))
-		canonical := canonicalName(file.Name)
+		canonical := CanonicalName(file.Name)
 		i := slices.IndexFunc(known, func(k knownFile) bool { return k.name == canonical })
 		if i < 0 {
 			problems.Add(unknownFile(at, file.Name))
@@ -203,9 +203,9 @@ func decode(name string, files []File, damaged []string) (*Floppy, diag.List) {
 	return f, problems
 }
 
-// canonicalName returns the name in FileNames that a file's name stands for,
+// CanonicalName returns the name in FileNames that a file's name stands for,
 // or the name in upper case.
-func canonicalName(name string) string {
+func CanonicalName(name string) string {
 	if strings.EqualFold(name, ConfigLongFile) {
 		return ConfigFile
 	}

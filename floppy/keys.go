@@ -44,7 +44,7 @@ const Version = 1
 
 // Tables lists the tables in the order of the templates.
 var Tables = []Table{
-	{Name: "", Doc: "The top of the file."},
+	{Name: "", Doc: "It stands before the first table."},
 	{Name: "machine", Doc: "What this machine is."},
 	{Name: "network", Doc: "Its place in the virtual network. Not used by role \"standalone\"."},
 	{Name: "condor", Doc: "Its place in the pool of HTCondor."},

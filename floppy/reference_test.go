@@ -64,7 +64,7 @@ func (tm template) text() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "# %s\n", tm.about)
 	b.WriteString("# This is GRID.TML of a floppy; the reference is docs/reference/floppy.md.\n")
-	b.WriteString("# A line that begins with # shows what holds without it.\n")
+	b.WriteString("# A key behind a # is not set: the value is its default or, if it has none, an example.\n")
 	for _, table := range Tables {
 		if tm.set != nil && table.Name != "" && !contains(tm.show, table.Name) {
 			continue
@@ -155,7 +155,7 @@ func reference() []byte {
 	b.WriteString("A key that is unknown, stands twice, or has a value of another type is an error: `builder floppy check` shows every one of them with its line.\n\n")
 	b.WriteString("Samples to start from: [floppy-templates](../../floppy-templates).\n")
 	for _, table := range Tables {
-		title := "The top"
+		title := "The first line"
 		if table.Name != "" {
 			title = "`[" + table.Name + "]`"
 		}

@@ -27,6 +27,11 @@ type Command struct {
 	Stdout io.Writer // nil collects into Result.Stdout
 	Stderr io.Writer // nil collects; else gets a copy as it comes
 	Tied   bool      // killed by the kernel when this process dies, however it dies (Linux)
+
+	// Terminal runs a program that a person uses, such as an editor: it stays
+	// in the caller's process group, or it could not read the terminal, and
+	// its Stderr is not collected.
+	Terminal bool
 }
 
 // Result is what a program left.
@@ -64,14 +69,16 @@ const killDelay = 5 * time.Second
 func Run(ctx context.Context, c Command) (Result, error) {
 	cmd := exec.CommandContext(ctx, c.Name, c.Args...)
 	cmd.Dir, cmd.Env, cmd.Stdin = c.Dir, c.Env, c.Stdin
-	ownGroup(cmd)
+	if !c.Terminal {
+		ownGroup(cmd)
+		cmd.Cancel = func() error { return terminate(cmd) }
+	}
 	if c.Tied {
 		// The kernel watches the thread that starts the program, so keep it.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		tie(cmd)
 	}
-	cmd.Cancel = func() error { return terminate(cmd) }
 	cmd.WaitDelay = killDelay
 
 	var out bytes.Buffer
@@ -84,8 +91,11 @@ func Run(ctx context.Context, c Command) (Result, error) {
 	if c.Stderr != nil {
 		cmd.Stderr = io.MultiWriter(tail, c.Stderr)
 	}
+	if c.Terminal {
+		cmd.Stderr = c.Stderr
+	}
 	err := cmd.Run()
-	if cmd.Process != nil && ctx.Err() != nil {
+	if cmd.Process != nil && ctx.Err() != nil && !c.Terminal {
 		kill(cmd) // children that ignored SIGTERM
 	}
 	r := Result{Stdout: out.Bytes(), Stderr: tail.buf, Exit: -1}
