@@ -88,7 +88,7 @@ func TestBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := "version = 1\nname = \"site\"\nfloppy = \"" + rel + "\"\ntargets = [\"raw\", \"qcow2\"]\ndisk = \"1GiB\"\n"
+	text := "version = 1\nname = \"site\"\nfloppy = \"" + rel + "\"\ntargets = [\"raw\", \"qcow2\"]\ndisk = \"512MiB\"\n"
 	if err := os.WriteFile(def, []byte(text), 0o666); err != nil {
 		t.Fatal(err)
 	}
@@ -148,7 +148,7 @@ func TestBuildAsOrdinaryUser(t *testing.T) {
 	if err := os.Chmod(dir, 0o777); err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"build", "--base", baseDir, "--disk", "1GiB", "--target", "raw,qcow2", "-o"}
+	args := []string{"build", "--base", baseDir, "--disk", "512MiB", "--target", "raw,qcow2", "-o"}
 	if _, err := sysrun.Output(t.Context(), program, append(args, filepath.Join(dir, "root"))...); err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,8 @@ func TestExitStatus(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"bild"}, diag.ExitUsage, `unknown command "bild"`},
+		{[]string{"bild"}, diag.ExitUsage, `unknown command "bild" for "builder", did you mean "build"?`},
+		{[]string{"floppy", "knew"}, diag.ExitUsage, `unknown command "knew" for "builder floppy"`},
 		{[]string{"build", "--flopy", "x"}, diag.ExitUsage, "unknown flag"},
 		{[]string{"build", "a", "b"}, diag.ExitUsage, "accepts at most 1 arg"},
 		{[]string{"build", "--disk", "8"}, diag.ExitUsage, `"8" is not a size`},

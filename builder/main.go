@@ -15,6 +15,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -62,7 +63,6 @@ EXIT STATUS
   builder floppy new --grid archer --role worker --group physics --user alice -o alice.img
   builder build --floppy alice.img --target qcow2 -o out/
   builder boot out/grid-private.qcow2 --until READY`,
-		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -83,12 +83,15 @@ func commands() []*cobra.Command {
 }
 
 // trackStart wraps every verb below root so that the result tells whether one
-// began to run: what fails before that is a mistake on the command line.
+// began to run: what fails before that is a mistake on the command line. So is
+// a word after a group of verbs that is none of them.
 func trackStart(root *cobra.Command) *bool {
 	started := new(bool)
 	var wrap func(*cobra.Command)
 	wrap = func(c *cobra.Command) {
-		if runE := c.RunE; runE != nil {
+		if c.HasSubCommands() && !c.Runnable() {
+			c.Args, c.RunE = cobra.ArbitraryArgs, runGroup
+		} else if runE := c.RunE; runE != nil {
 			c.RunE = func(c *cobra.Command, args []string) error {
 				*started = true
 				return runE(c, args)
@@ -100,6 +103,22 @@ func trackStart(root *cobra.Command) *bool {
 	}
 	wrap(root)
 	return started
+}
+
+// runGroup is what a group of verbs does without one: it shows its help.
+func runGroup(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return c.Help()
+	}
+	var names []string
+	for _, sub := range c.Commands() {
+		names = append(names, sub.Name())
+	}
+	err := fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
+	if near := diag.Suggest(args[0], names); near != "" {
+		err = fmt.Errorf("%w, did you mean %q?", err, near)
+	}
+	return err
 }
 
 // writeJSON writes v as indented JSON and a final newline.
