@@ -69,6 +69,7 @@ EXIT STATUS
 		SilenceErrors:    true,
 		SilenceUsage:     true,
 		PersistentPreRun: func(*cobra.Command, []string) { *started = true },
+		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddCommand(newRunCommand(), newStatusCommand(), newWhoisCommand(), newKeygenCommand())
 	return root

@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -82,6 +83,9 @@ func runNode(ctx context.Context, o runOptions, log *slog.Logger) error {
 	watchdog, err := daemon.SdWatchdogEnabled(false)
 	if err != nil {
 		return fmt.Errorf("read the watchdog's time from the environment: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(o.control), 0o750); err != nil {
+		return err
 	}
 	socket, err := control.Listen(o.control)
 	if err != nil {
