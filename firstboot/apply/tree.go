@@ -32,6 +32,7 @@ type Tree struct {
 	// error ends this and every later step. Tests die here.
 	Before func(step, path string) error
 	ended  error
+	lock   *os.File // held by Lock, nil without
 }
 
 // Open opens the tree at dir. Close releases it.
@@ -44,7 +45,12 @@ func Open(dir string) (*Tree, error) {
 }
 
 // Close releases the tree; it is of no use afterwards.
-func (t *Tree) Close() error { return t.root.Close() }
+func (t *Tree) Close() error {
+	if t.lock != nil {
+		t.lock.Close()
+	}
+	return t.root.Close()
+}
 
 // ReadFile returns the contents of a file; the error is as os.ReadFile's.
 func (t *Tree) ReadFile(name string) ([]byte, error) { return t.root.ReadFile(name) }
@@ -222,4 +228,24 @@ func (t *Tree) syncDir(name string) error {
 		defer f.Close()
 		return f.Sync()
 	})
+}
+
+// Lock waits until no other process holds the tree, and holds it until Close.
+func (t *Tree) Lock() error {
+	f, err := t.root.Open(".")
+	if err != nil {
+		return err
+	}
+	for {
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return fmt.Errorf("lock tree: %w", err)
+	}
+	t.lock = f
+	return nil
 }

@@ -118,6 +118,9 @@ type User struct {
 type Unit struct {
 	Name string `json:"name"`
 	Key  string `json:"key"` // changes with anything it reads from the floppy
+	// Reload says that a changed key is taken in by a reload: others that
+	// depend on the unit keep running.
+	Reload bool `json:"reload,omitempty"`
 }
 
 // Paths that other parts of the project know.
@@ -196,7 +199,7 @@ func (p *Plan) addConsole(console string) {
 
 // addUnits adds the units of the role.
 func (p *Plan) addUnits(in Input, rules []byte) {
-	p.Units = []Unit{{Name: "grid-firewall.service", Key: hash(rules)}}
+	p.Units = []Unit{{Name: "grid-firewall.service", Key: hash(rules), Reload: true}}
 	if p.Overlay() {
 		n := in.Config.Network
 		n.Hostname = "" // firstboot's own

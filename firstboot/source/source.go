@@ -81,8 +81,8 @@ func empty(format string, args ...any) error {
 	return fmt.Errorf("%s%w", fmt.Sprintf(format, args...), errEmpty)
 }
 
-// Find returns the first floppy in the order of the package comment, and every
-// place passed over before and after it. A nil Found with a nil error means
+// Find returns the first floppy in the order of the package comment, and what
+// was passed over, the places after it as one. A nil Found with a nil error means
 // that every place is empty. The error is a diag.List that names the place
 // whose floppy is broken; Passed is valid then too.
 func Find(ctx context.Context, m Machine) (*Found, []Passed, error) {
@@ -90,7 +90,10 @@ func Find(ctx context.Context, m Machine) (*Found, []Passed, error) {
 	for i, place := range places {
 		found, err := place.look(ctx, m)
 		if err == nil {
-			return found, append(passed, later(places[i+1:], found.Source)...), nil
+			if i+1 < len(places) {
+				passed = append(passed, Passed{"everything after it", found.Source + " comes first"})
+			}
+			return found, passed, nil
 		}
 		if !errors.Is(err, errEmpty) {
 			return nil, passed, asList(place.name, err)
@@ -98,6 +101,22 @@ func Find(ctx context.Context, m Machine) (*Found, []Passed, error) {
 		passed = append(passed, Passed{place.name, err.Error()})
 	}
 	return nil, passed, nil
+}
+
+// FindInserted returns the first floppy among what a person can put in while
+// the machine runs: drive, disk, CD. A nil Found with a nil error means that
+// there is none. The error is as Find's.
+func FindInserted(ctx context.Context, m Machine) (*Found, error) {
+	for _, place := range places[:2] {
+		found, err := place.look(ctx, m)
+		if err == nil {
+			return found, nil
+		}
+		if !errors.Is(err, errEmpty) {
+			return nil, asList(place.name, err)
+		}
+	}
+	return nil, nil
 }
 
 // place is one row of the order.
@@ -112,15 +131,6 @@ var places = []place{
 	{"credential " + credentialName, lookCredential},
 	{"partition " + partitionName, lookPartition},
 	{"accepted before", lookAccepted},
-}
-
-// later says of the places below the taken one that nobody looked there.
-func later(rest []place, taken string) []Passed {
-	var passed []Passed
-	for _, p := range rest {
-		passed = append(passed, Passed{p.name, "not looked at: " + taken + " comes first"})
-	}
-	return passed
 }
 
 // Accepted is where firstboot keeps the floppy it accepted last, below Root.
