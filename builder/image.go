@@ -89,7 +89,7 @@ func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
 	})
 	im := &image{def: def}
 	if def.Floppy != "" {
-		if im.floppy, err = readFloppy(def.Floppy, now); err != nil {
+		if im.floppy, err = checkedFloppy(def.Floppy, now); err != nil {
 			found := diag.Of(err)
 			if found == nil {
 				return nil, err
@@ -135,8 +135,8 @@ func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
 	return overridden, nil
 }
 
-// readFloppy reads a floppy image and checks it as firstboot will.
-func readFloppy(path string, now time.Time) ([]byte, error) {
+// checkedFloppy reads a floppy image and checks it as firstboot will.
+func checkedFloppy(path string, now time.Time) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read floppy: %w", err)
