@@ -22,8 +22,8 @@ const (
 	DefaultMasters = 3
 )
 
-// kindCondorIssuer is the ledger's word for a master's ISSUER.CRT.
-const kindCondorIssuer = "condor-issuer"
+// KindCondorIssuer is the ledger's word for a master's ISSUER.CRT.
+const KindCondorIssuer = "condor-issuer"
 
 // Grid is what a grid's founder keeps: the roots' keys, the descriptor, the
 // revocation list and the ledger of what was signed. It is not safe for concurrent
@@ -223,7 +223,7 @@ func (g *Grid) issueMaterial(m *MasterMaterial, now time.Time) error {
 		return err
 	}
 	g.Ledger = append(g.Ledger, Issued{
-		Serial: serialText(cert), Kind: kindCondorIssuer, User: m.Name, Key: keyIDOfCert(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
+		Serial: serialText(cert), Kind: KindCondorIssuer, User: m.Name, Key: keyIDOfCert(cert), NotBefore: cert.NotBefore, NotAfter: cert.NotAfter,
 	})
 	m.IssuerCert = Certificate(cert.Raw).PEM()
 	m.IssuerKey, err = FormatKey(key)

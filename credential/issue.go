@@ -224,7 +224,7 @@ func (g *Grid) Revoke(serials []string, reason string, keep []Kept, now time.Tim
 			return false, fmt.Errorf("revoke %q: no such serial has been issued", serial)
 		}
 		issued := g.Ledger[i]
-		if issued.Kind == kindCondorIssuer {
+		if issued.Kind == KindCondorIssuer {
 			return false, fmt.Errorf("revoke %s: %w: HTCondor reads no revocation list; what it signed ends %s; make a grid with a new HTCondor root",
 				serial, ErrWrongRight, stamp(issued.NotAfter))
 		}

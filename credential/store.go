@@ -14,12 +14,14 @@ import (
 // The files of a grid's directory. Keys and the ledger are 0600, the directory
 // 0700.
 const (
-	fileRootKey     = "root.key"
-	fileRootCert    = "root.crt"
-	fileCondorKey   = "condor-root.key"
-	fileCondorCert  = "condor-root.crt"
-	fileDescriptor  = "grid.dsc"
-	fileRevocations = "revoked.txt"
+	fileRootKey    = "root.key"
+	fileRootCert   = "root.crt"
+	fileCondorKey  = "condor-root.key"
+	fileCondorCert = "condor-root.crt"
+	fileDescriptor = "grid.dsc"
+
+	// RevocationsFile is the signed revocation list.
+	RevocationsFile = "revoked.pem"
 	fileLedger      = "issued.json"
 )
 
@@ -52,7 +54,7 @@ func (g *Grid) files() ([]savedFile, error) {
 		{fileDescriptor, g.Descriptor.Text()},
 	}
 	if g.Revocations != nil {
-		files = append(files, savedFile{fileRevocations, g.Revocations.Text()})
+		files = append(files, savedFile{RevocationsFile, g.Revocations.Text()})
 	}
 	return files, nil
 }
@@ -134,9 +136,9 @@ func syncDir(dir string) error {
 // together.
 func LoadGrid(dir string) (*Grid, error) {
 	g := &Grid{loaded: map[string][]byte{}}
-	for _, name := range []string{fileLedger, fileRootKey, fileRootCert, fileCondorKey, fileCondorCert, fileDescriptor, fileRevocations} {
+	for _, name := range []string{fileLedger, fileRootKey, fileRootCert, fileCondorKey, fileCondorCert, fileDescriptor, RevocationsFile} {
 		text, err := os.ReadFile(filepath.Join(dir, name))
-		if errors.Is(err, fs.ErrNotExist) && name == fileRevocations {
+		if errors.Is(err, fs.ErrNotExist) && name == RevocationsFile {
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
@@ -175,7 +177,7 @@ func (g *Grid) parse() error {
 	if !containsCert(g.Descriptor.Roots, g.root.cert) || !containsCert([]Certificate{g.Descriptor.CondorRoot}, g.condor.cert) {
 		return fmt.Errorf("%w: %s and %s are not the roots that %s names", ErrKey, fileRootCert, fileCondorCert, fileDescriptor)
 	}
-	if text := g.loaded[fileRevocations]; text != nil {
+	if text := g.loaded[RevocationsFile]; text != nil {
 		if g.Revocations, err = ParseRevocations(text); err != nil {
 			return err
 		}
