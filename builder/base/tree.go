@@ -1,0 +1,155 @@
+package base
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"gridappliance/builder/progress"
+	"gridappliance/internal/sysrun"
+)
+
+// installTree installs the packages of the lock into a new system and writes
+// it as an uncompressed tar to name. hook is a script that mmdebstrap runs with
+// the system's root as its argument once the essential packages are there: it
+// makes the accounts, so that the other packages find theirs and ids stay the
+// same from base to base.
+//
+// mmdebstrap sees one flat archive, made here from exactly the packages of
+// the lock, and no network. It runs as root where the caller is root and in a
+// user namespace (mode unshare) otherwise.
+func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, name string, step *progress.Step) error {
+	// Below the system's temporary folder, not the store: in a user namespace
+	// mmdebstrap is another uid, which cannot enter a home folder.
+	work, err := os.MkdirTemp("", "grid-base-")
+	if err != nil {
+		return fmt.Errorf("install packages: %w", err)
+	}
+	defer os.RemoveAll(work)
+	if err := os.Chmod(work, 0o755); err != nil {
+		return err
+	}
+	if err := writeArchive(ctx, store, lock.Base, filepath.Join(work, "archive")); err != nil {
+		return err
+	}
+	hookFile := filepath.Join(work, "hook")
+	if err := os.WriteFile(hookFile, hook, 0o755); err != nil {
+		return err
+	}
+	out, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	mode := "root"
+	if os.Geteuid() != 0 {
+		mode = "unshare"
+	}
+	var names []string
+	for _, p := range lock.Base {
+		names = append(names, p.Name)
+	}
+	counted := &lineCounter{step: step}
+	_, err = sysrun.Run(ctx, sysrun.Command{
+		Name: "mmdebstrap",
+		Args: []string{"--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=amd64",
+			"--include=" + strings.Join(names, ","), "--essential-hook=" + hookFile,
+			lock.Suite, "-", "deb [trusted=yes] copy:" + filepath.Join(work, "archive") + " ./"},
+		// INITRD=No: the hook of initramfs-tools makes none; ours replaces it.
+		Env: append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", lock.Time.Unix()), "INITRD=No", "LC_ALL=C.UTF-8",
+			"TZ=UTC", "DEBIAN_FRONTEND=noninteractive"),
+		Stdout: io.MultiWriter(out, step), Stderr: counted,
+	})
+	if err != nil {
+		if mode == "unshare" && !sysrun.NotFound(err) {
+			return fmt.Errorf("install packages: %w (as an ordinary user this needs the package uidmap, a range in "+
+				"/etc/subuid and /etc/subgid, and user namespaces; or run as root)", err)
+		}
+		return fmt.Errorf("install packages: %w", err)
+	}
+	return out.Close()
+}
+
+// lineCounter passes mmdebstrap's stages ("I: extracting archives...") to the
+// step's note, so that a failure says where it was.
+type lineCounter struct{ step *progress.Step }
+
+func (c *lineCounter) Write(p []byte) (int, error) {
+	for _, line := range strings.Split(string(p), "\n") {
+		if s, ok := strings.CutPrefix(line, "I: "); ok {
+			c.step.Note("%s", s)
+		}
+	}
+	return len(p), nil
+}
+
+// writeArchive makes dir a flat apt archive of exactly the given packages.
+func writeArchive(ctx context.Context, store *Store, packages []Package, dir string) error {
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return err
+	}
+	var index bytes.Buffer
+	for _, p := range packages {
+		file := p.SHA256 + ".deb"
+		if err := linkOrCopy(store.deb(p), filepath.Join(dir, file)); err != nil {
+			return err
+		}
+		control, err := sysrun.Output(ctx, "dpkg-deb", "--field", store.deb(p))
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&index, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), file, p.Size, p.SHA256)
+	}
+	return os.WriteFile(filepath.Join(dir, "Packages"), index.Bytes(), 0o644)
+}
+
+func linkOrCopy(from, to string) error {
+	if os.Link(from, to) == nil {
+		return nil
+	}
+	in, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	out, err := os.OpenFile(to, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, in); err != nil {
+		return fmt.Errorf("copy %s: %w", from, err)
+	}
+	return out.Close()
+}
+
+// defaultSources asks mmdebstrap which archives it would use by itself: what
+// a host that is not Debian takes.
+func defaultSources(ctx context.Context, suite string) ([]source, error) {
+	dir, err := os.MkdirTemp("", "grid-mirror-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
+	}
+	// The hook prints the list and then ends mmdebstrap before it does anything.
+	r, err := sysrun.Run(ctx, sysrun.Command{Name: "mmdebstrap", Args: []string{"--variant=extract", "--format=null",
+		`--setup-hook=cat "$1"/etc/apt/sources.list "$1"/etc/apt/sources.list.d/* >&2 2>/dev/null; exit 1`, suite, "-"}})
+	if sysrun.NotFound(err) {
+		return nil, err
+	}
+	out := debianSources(parseSourcesList(r.Stderr), suite, suite)
+	if out == nil {
+		out = debianSources(parseSourcesDeb822(r.Stderr), suite, suite)
+	}
+	if out == nil {
+		return nil, fmt.Errorf("find a mirror of %s: name one with --mirror", suite)
+	}
+	return out, nil
+}

@@ -1,0 +1,115 @@
+// Package manifest says what went into a base: the list of materials that a
+// site's security officer asks for, and by which a base is checked.
+//
+// It is a JSON file, manifest.json, beside the files it names. Its text is a
+// function of its content: equal manifests are equal bytes. Parse is strict;
+// it accepts what Text writes and nothing with unknown or missing keys.
+package manifest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path"
+	"regexp"
+	"time"
+)
+
+// Version is the version of the format; Parse refuses others.
+const Version = 1
+
+// Manifest describes one base.
+type Manifest struct {
+	Version  int       `json:"version"`
+	ID       string    `json:"id"`       // hash of all inputs, 32 hex digits
+	Suite    string    `json:"suite"`    // of Debian
+	Time     time.Time `json:"time"`     // build time: UTC, whole seconds; equal for equal inputs
+	Kernel   string    `json:"kernel"`   // version, as uname -r prints it
+	Packages []Package `json:"packages"` // installed, sorted by name
+	Tools    []Package `json:"tools"`    // used to build, sorted by name
+	Programs []File    `json:"programs"` // of this project, laid into the image
+	Files    []File    `json:"files"`    // all files of the base but the manifest
+}
+
+// Package is one Debian package.
+type Package struct {
+	Name         string `json:"name"`
+	Version      string `json:"version"`
+	Architecture string `json:"architecture"`
+	SHA256       string `json:"sha256"`
+}
+
+// File is one file by name, size in bytes and SHA-256 in hex.
+type File struct {
+	Name   string `json:"name"`
+	Size   int64  `json:"size"`
+	SHA256 string `json:"sha256"`
+}
+
+var (
+	idPattern     = regexp.MustCompile(`^[0-9a-f]{32}$`)
+	sha256Pattern = regexp.MustCompile(`^[0-9a-f]{64}$`)
+)
+
+// Text returns the manifest as indented JSON with a final newline.
+func (m *Manifest) Text() []byte {
+	text, _ := json.MarshalIndent(m, "", " ") // strings, numbers and a time of our own: cannot fail
+	return append(text, '\n')
+}
+
+// Parse reads what Text wrote and checks it. name is the file's name for
+// errors.
+func Parse(name string, text []byte) (*Manifest, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	var m Manifest
+	if err := d.Decode(&m); err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w", name, err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, fmt.Errorf("read manifest %s: data after its end", name)
+	}
+	if err := m.check(); err != nil {
+		return nil, fmt.Errorf("read manifest %s: %w", name, err)
+	}
+	return &m, nil
+}
+
+func (m *Manifest) check() error {
+	switch {
+	case m.Version != Version:
+		return fmt.Errorf("version %d instead of %d", m.Version, Version)
+	case !idPattern.MatchString(m.ID):
+		return fmt.Errorf("id %q is not 32 hex digits", m.ID)
+	case m.Suite == "", m.Kernel == "":
+		return fmt.Errorf("suite or kernel is missing")
+	case m.Time.IsZero():
+		return fmt.Errorf("time is missing")
+	case len(m.Files) == 0:
+		return fmt.Errorf("it names no files")
+	}
+	for _, list := range [][]File{m.Programs, m.Files} {
+		seen := map[string]bool{}
+		for _, f := range list {
+			if f.Name == "" || f.Name == "." || f.Name == ".." || path.Base(f.Name) != f.Name || seen[f.Name] {
+				return fmt.Errorf("%q is not a file's name, or is named twice", f.Name)
+			}
+			if f.Size < 0 || !sha256Pattern.MatchString(f.SHA256) {
+				return fmt.Errorf("file %s: size or sha256 is wrong", f.Name)
+			}
+			seen[f.Name] = true
+		}
+	}
+	return nil
+}
+
+// File returns the entry of a file of the base.
+func (m *Manifest) File(name string) (File, bool) {
+	for _, f := range m.Files {
+		if f.Name == name {
+			return f, true
+		}
+	}
+	return File{}, false
+}
