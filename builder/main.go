@@ -74,7 +74,9 @@ EXIT STATUS
 // constructor is in the file named after its verb.
 func commands() []*cobra.Command {
 	return []*cobra.Command{
+		newGridCommand(),
 		newFloppyCommand(),
+		newBaseCommand(),
 		newCheckCommand(),
 		newPlanCommand(),
 		newBuildCommand(),
