@@ -30,35 +30,31 @@ var accountFiles = []accountFile{
 	{"etc/shadow", 0o640, func(u plan.User) string { return u.Name + ":*::0:99999:7:::" }, true},
 }
 
-// merge returns text with a line for each of users, and without lines for
-// those names in ours that are no longer among them. Every other line stays as
-// it is, in its place.
+// merge returns text with one line for each of users at its end, in their
+// order, and without the lines of those names in ours that are not among them.
+// Every other line stays as it is.
 func (a accountFile) merge(text []byte, users []plan.User, ours []string) []byte {
-	want := map[string]plan.User{}
-	for _, u := range users {
-		want[u.Name] = u
-	}
 	var b strings.Builder
+	have := map[string]string{}
 	for line := range strings.Lines(string(text)) {
-		name, _, _ := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
-		u, wanted := want[name]
-		switch {
-		case wanted && a.keep:
-			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
-		case wanted:
-			b.WriteString(a.line(u) + "\n")
-		case !slices.Contains(ours, name):
-			b.WriteString(line)
+		line = strings.TrimSuffix(line, "\n")
+		name, _, _ := strings.Cut(line, ":")
+		if named(users, name) || slices.Contains(ours, name) {
+			have[name] = line
+			continue
 		}
-		delete(want, name)
-	}
-	if s := b.String(); s != "" && !strings.HasSuffix(s, "\n") && len(want) > 0 {
-		b.WriteByte('\n')
+		b.WriteString(line + "\n")
 	}
 	for _, u := range users {
-		if _, missing := want[u.Name]; missing {
-			b.WriteString(a.line(u) + "\n")
+		line, there := have[u.Name]
+		if !there || !a.keep {
+			line = a.line(u)
 		}
+		b.WriteString(line + "\n")
 	}
 	return []byte(b.String())
+}
+
+func named(users []plan.User, name string) bool {
+	return slices.ContainsFunc(users, func(u plan.User) bool { return u.Name == name })
 }

@@ -356,25 +356,4 @@ func (t *Tree) holds(e plan.Entry) bool {
 	return err == nil && bytes.Equal(content, e.Content)
 }
 
-// ensureDir makes a folder and its parents where they are missing.
-func (t *Tree) ensureDir(name string, mode fs.FileMode) error {
-	if _, err := t.root.Stat(name); err == nil {
-		return nil
-	}
-	if dir := path.Dir(name); dir != "." {
-		if err := t.ensureDir(dir, 0o755); err != nil {
-			return err
-		}
-	}
-	return t.makeDir(name, mode, owner{})
-}
-
-// touch makes an empty file where there is none.
-func (t *Tree) touch(name string) error {
-	if _, err := t.root.Lstat(name); err == nil {
-		return nil
-	}
-	return t.writeFile(name, nil, 0o644, owner{})
-}
-
 func contains(list []string, s string) bool { return slices.Contains(list, s) }

@@ -15,7 +15,7 @@ import (
 //
 //	file    create temp · write · own · sync · rename · sync folder
 //	link    create temp · rename · sync folder
-//	folder  make · own · sync parent
+//	folder  make temp · own · rename · sync folder above; own alone when it is there
 //	remove  remove · sync folder
 //
 // so that ending the process, or the machine, between any two leaves the old
@@ -125,7 +125,13 @@ func (t *Tree) writeFile(name string, content []byte, mode fs.FileMode, owner ow
 // writeLink puts a symbolic link in name's place.
 func (t *Tree) writeLink(name, target string) error {
 	temp := tempOf(name)
-	if err := t.do("create", temp, func() error { return t.root.Symlink(target, temp) }); err != nil {
+	err := t.do("create", temp, func() error {
+		if err := t.root.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		return t.root.Symlink(target, temp)
+	})
+	if err != nil {
 		return err
 	}
 	if err := t.do("rename", name, func() error { return t.root.Rename(temp, name) }); err != nil {
@@ -137,24 +143,34 @@ func (t *Tree) writeLink(name, target string) error {
 // makeDir makes the folder name, or changes the owner and mode of the one
 // there.
 func (t *Tree) makeDir(name string, mode fs.FileMode, owner owner) error {
-	err := t.do("make", name, func() error {
-		if err := t.root.Mkdir(name, 0o700); !errors.Is(err, fs.ErrExist) {
-			return err
+	own := func(name string) error {
+		return t.do("own", name, func() error {
+			if t.own {
+				if err := t.root.Lchown(name, owner.uid, owner.gid); err != nil {
+					return err
+				}
+			}
+			return t.root.Chmod(name, mode)
+		})
+	}
+	if info, err := t.root.Lstat(name); err == nil && info.IsDir() {
+		return own(name)
+	}
+	temp := tempOf(name)
+	err := t.do("make", temp, func() error {
+		err := t.root.Mkdir(temp, 0o700)
+		if errors.Is(err, fs.ErrExist) { // left by an earlier end
+			return nil
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	err = t.do("own", name, func() error {
-		if t.own {
-			if err := t.root.Lchown(name, owner.uid, owner.gid); err != nil {
-				return err
-			}
-		}
-		return t.root.Chmod(name, mode)
-	})
-	if err != nil {
+	if err := own(temp); err != nil {
+		return err
+	}
+	if err := t.do("rename", name, func() error { return t.root.Rename(temp, name) }); err != nil {
 		return err
 	}
 	return t.syncDir(path.Dir(name))
@@ -174,6 +190,33 @@ func (t *Tree) remove(name string) error {
 		return err
 	}
 	return t.syncDir(path.Dir(name))
+}
+
+// touch makes an empty file where there is none.
+func (t *Tree) touch(name string) error {
+	if _, err := t.root.Lstat(name); err == nil {
+		return nil
+	}
+	return t.do("create", name, func() error {
+		f, err := t.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return err
+		}
+		return f.Close()
+	})
+}
+
+// ensureDir makes a folder and its parents where they are missing.
+func (t *Tree) ensureDir(name string, mode fs.FileMode) error {
+	if _, err := t.root.Stat(name); err == nil {
+		return nil
+	}
+	if dir := path.Dir(name); dir != "." {
+		if err := t.ensureDir(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	return t.makeDir(name, mode, owner{})
 }
 
 // removeInside removes everything below the folder name, but for the names in
