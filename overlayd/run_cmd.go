@@ -60,14 +60,14 @@ connections live through a restart; "ip link delete tapipop" removes them.`,
 	f.StringVar(&o.listen, "listen", ":4242", "UDP endpoint on the underlay; without an address, all of them")
 	f.StringVar(&o.device, "device", "", "name of the network device (default: the floppy's)")
 	f.StringVar(&o.machineID, "machine-id", "/etc/machine-id", "file that tells this machine from its copies")
-	if err := cmd.MarkFlagRequired("floppy"); err != nil {
-		panic(err) // the flag is three lines above
-	}
 	return cmd
 }
 
 // runNode makes a node of o and runs it.
 func runNode(ctx context.Context, o runOptions, log *slog.Logger) error {
+	if o.floppy == "" {
+		return diag.UsageError{Err: errors.New("run: --floppy FILE is missing")}
+	}
 	listen, err := parseEndpoint(o.listen)
 	if err != nil {
 		return diag.UsageError{Err: err}

@@ -7,10 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -96,23 +94,6 @@ func Boot(t testing.TB, root string, prepare func(root string)) *Container {
 	t.Cleanup(func() { c.Shutdown() })
 	c.leader = c.findLeader()
 	return c
-}
-
-// privateMounts calls f on a thread whose mounts nobody else sees. It fails
-// the test when f does.
-func privateMounts(t testing.TB, f func()) {
-	t.Helper()
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
-		check(t, unix.Unshare(unix.CLONE_NEWNS))
-		check(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
-		f()
-	})
-	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
 }
 
 // findLeader waits for nspawn's child that is process 1 of its namespace.

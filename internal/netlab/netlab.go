@@ -23,8 +23,10 @@ import (
 	"context"
 	"net"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -151,7 +153,25 @@ func (l *Lab) Cable(a *Node, addressA string, b *Node, addressB string) (Port, P
 	})
 	pa.up(addressA)
 	pb.up(addressB)
+	pa.waitCarrier()
+	pb.waitCarrier()
 	return pa, pb
+}
+
+// waitCarrier waits until the kernel's link watch has seen the other end: it
+// may take a second, and drops what is sent before.
+func (p Port) waitCarrier() {
+	p.node.Do(func() {
+		for range 500 {
+			link, err := netlink.LinkByName(p.name)
+			check(p.node.t, err)
+			if link.Attrs().OperState == netlink.OperUp {
+				return
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		p.node.t.Fatalf("%s of %s has no carrier after 5 s", p.name, p.node.Name)
+	})
 }
 
 func (n *Node) nextName() (name string) {
@@ -164,7 +184,7 @@ func (n *Node) nextName() (name string) {
 				count++
 			}
 		}
-		name = "eth" + string(rune('0'+count))
+		name = "eth" + strconv.Itoa(count)
 	})
 	return name
 }

@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"gridappliance/internal/sysrun"
 )
@@ -36,6 +39,37 @@ func (n *Node) Start(argv ...string) *Process {
 	var p *Process
 	n.Do(func() { p = start(n.t, argv) })
 	return p
+}
+
+// StartMounted is Start with files mounted over others for the program alone:
+// binds maps what it sees to what it gets.
+func (n *Node) StartMounted(binds map[string]string, argv ...string) *Process {
+	n.t.Helper()
+	var p *Process
+	privateMounts(n.t, func() {
+		for target, source := range binds {
+			check(n.t, unix.Mount(source, target, "", unix.MS_BIND, ""))
+		}
+		n.Do(func() { p = start(n.t, argv) })
+	})
+	return p
+}
+
+// privateMounts calls f on a thread whose mounts nobody else sees. It fails
+// the test when f does.
+func privateMounts(t testing.TB, f func()) {
+	t.Helper()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
+		check(t, unix.Unshare(unix.CLONE_NEWNS))
+		check(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+		f()
+	})
+	wg.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
 }
 
 // start runs argv from the calling thread, so in its namespaces.
