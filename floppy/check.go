@@ -2,6 +2,7 @@ package floppy
 
 import (
 	"bytes"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -58,7 +59,7 @@ func (f *Floppy) Check(now time.Time) diag.List {
 		return problems
 	}
 	problems = append(problems, f.checkWithin(identity)...)
-	problems = append(problems, f.checkRoster(identity)...)
+	problems = append(problems, f.checkRoster(identity, now)...)
 	if f.DHCP != nil {
 		problems = append(problems, f.DHCP.Check(identity.Descriptor)...)
 	}
@@ -104,13 +105,13 @@ func checkShape(name, at string, text []byte) diag.List {
 	if err == nil {
 		return nil
 	}
-	if inner := diag.Of(err); inner != nil {
+	remedy := "copy the file from the floppy as it was issued"
+	if inner := slices.Clone(diag.Of(err)); inner != nil {
 		for i := range inner {
-			inner[i].File = at
+			inner[i].File, inner[i].Remedy = at, remedy
 		}
 		return inner
 	}
-	remedy := "copy the file from the floppy as it was issued"
 	if isKey := bytes.Contains(text, []byte("PRIVATE KEY-----")); isKey != strings.HasSuffix(name, ".KEY") &&
 		(isKey || bytes.Contains(text, []byte("BEGIN CERTIFICATE-----"))) {
 		remedy = "have a certificate and its key changed places?"
@@ -173,7 +174,7 @@ func (f *Floppy) checkCredential(now time.Time) (*credential.Identity, diag.List
 	}
 	if d, err := credential.ParseDescriptor(f.Descriptor); err == nil {
 		if err := d.Verify(nil, now); err != nil {
-			return nil, diag.List{credentialProblem(inFile(f.Name, DescriptorFile), err, now)}
+			return nil, diag.List{credentialProblem(inFile(f.Name, DescriptorFile), err)}
 		}
 	}
 	identity, err := credential.Open(f.Descriptor, f.HolderCert, f.HolderKey, now)
@@ -182,22 +183,21 @@ func (f *Floppy) checkCredential(now time.Time) (*credential.Identity, diag.List
 		if errors.Is(err, credential.ErrKey) {
 			file = HolderKeyFile
 		}
-		return nil, diag.List{credentialProblem(inFile(f.Name, file), err, now)}
+		return nil, diag.List{credentialProblem(inFile(f.Name, file), err)}
 	}
 	return identity, nil
 }
 
 // credentialProblem turns a refusal of package credential into a problem with
 // a remedy.
-func credentialProblem(file string, err error, now time.Time) diag.Problem {
+func credentialProblem(file string, err error) diag.Problem {
 	p := diag.Problem{File: file, Message: err.Error()}
-	clock := now.UTC().Format("2006-01-02 15:04 MST")
 	for _, r := range []struct {
 		err    error
 		remedy string
 	}{
-		{credential.ErrExpired, "it is " + clock + " by this machine's clock; ask who runs the grid for a new floppy"},
-		{credential.ErrNotYetValid, "it is " + clock + " by this machine's clock; set the clock"},
+		{credential.ErrExpired, "ask who runs the grid for a new floppy; if the date is wrong, set the clock"},
+		{credential.ErrNotYetValid, "set the clock: the floppy was made later"},
 		{credential.ErrWrongGrid, "take descriptor and credential from one floppy"},
 		{credential.ErrKey, "take certificate and key from one floppy"},
 		{credential.ErrSignature, "take every file from the floppy as it was issued; if it is, it was tampered with"},
@@ -278,26 +278,65 @@ func quotedList[T ~string](list []T) string {
 	return strings.Join(quotes, ", ")
 }
 
-// checkRoster holds NODE.KEY against the roster: it is this master's, or this
-// witness's.
-func (f *Floppy) checkRoster(identity *credential.Identity) diag.List {
-	if f.NodeKey == nil {
-		return nil
-	}
-	key, err := credential.ParseKey(f.NodeKey)
-	if err != nil {
-		return nil // reported by checkShape
-	}
-	id, user := credential.NodeIDOf(&key.PublicKey), identity.Holder.User
-	at := inFile(f.Name, NodeKeyFile)
-	if f.Config.Machine.Role == RoleMaster {
-		if !slices.ContainsFunc(identity.Descriptor.Masters, func(m credential.Master) bool { return m.ID == id && m.Name == user }) {
-			return diag.List{{File: at, Message: fmt.Sprintf("is not the key of %s in the grid's roster", user), Remedy: "take every file from one floppy"}}
+// checkRoster holds a master's or witness's fixed identity against the roster,
+// and a master's issuer against the root that HTCondor trusts.
+func (f *Floppy) checkRoster(identity *credential.Identity, now time.Time) diag.List {
+	d, user, isMaster := identity.Descriptor, identity.Holder.User, f.Config.Machine.Role == RoleMaster
+	var problems diag.List
+	if key, err := credential.ParseKey(f.NodeKey); err == nil { // else missing, or reported by checkShape
+		id := credential.NodeIDOf(&key.PublicKey)
+		listed := slices.ContainsFunc(d.Masters, func(m credential.Master) bool { return m.ID == id && m.Name == user })
+		if !isMaster {
+			listed = slices.ContainsFunc(d.Witnesses, func(w credential.Witness) bool { return w.ID == id && w.Name == user })
 		}
-		return nil
+		if !listed {
+			problems.Add(diag.Problem{File: inFile(f.Name, NodeKeyFile), Message: fmt.Sprintf("is not the key of %s in the grid's roster", user),
+				Remedy: "take every file from one floppy; only masters and witnesses have this one"})
+		}
 	}
-	if !slices.ContainsFunc(identity.Descriptor.Witnesses, func(w credential.Witness) bool { return w.ID == id && w.Name == user }) {
-		return diag.List{{File: at, Message: fmt.Sprintf("is a master's or a witness's, but %s is neither in the grid's roster", user), Remedy: "delete it; machines make their own"}}
+	if !isMaster || f.IssuerCert == nil || f.IssuerKey == nil {
+		return problems
+	}
+	if err := checkIssuer(d, f.IssuerCert, f.IssuerKey, now); err != nil {
+		p := credentialProblem(inFile(f.Name, IssuerCertFile), err)
+		if errors.Is(err, credential.ErrKey) {
+			p.File = inFile(f.Name, IssuerKeyFile)
+		}
+		problems.Add(p)
+	}
+	return problems
+}
+
+// checkIssuer verifies a master's issuer of HTCondor credentials: signed by
+// the root that the descriptor names for HTCondor, good at now, and the key is
+// the certificate's.
+func checkIssuer(d *credential.Descriptor, certPEM, keyPEM []byte, now time.Time) error {
+	chain, err := credential.ParseChain(certPEM)
+	if err != nil {
+		return err
+	}
+	cert, err := x509.ParseCertificate(chain[0])
+	if err != nil {
+		return err
+	}
+	root, err := x509.ParseCertificate(d.CondorRoot)
+	if err != nil {
+		return err
+	}
+	key, err := credential.ParseKey(keyPEM)
+	if err != nil {
+		return err
+	}
+	day := func(t time.Time) string { return t.UTC().Format(time.DateOnly) }
+	switch {
+	case cert.CheckSignatureFrom(root) != nil:
+		return fmt.Errorf("HTCondor issuer: %w: not by the HTCondor root of grid %s", credential.ErrSignature, d.Grid)
+	case now.Before(cert.NotBefore):
+		return fmt.Errorf("HTCondor issuer: %w: begins %s, it is %s", credential.ErrNotYetValid, day(cert.NotBefore), day(now))
+	case now.After(cert.NotAfter):
+		return fmt.Errorf("HTCondor issuer: %w: ended %s, it is %s", credential.ErrExpired, day(cert.NotAfter), day(now))
+	case !key.PublicKey.Equal(cert.PublicKey):
+		return fmt.Errorf("HTCondor issuer: %w", credential.ErrKey)
 	}
 	return nil
 }

@@ -84,7 +84,10 @@ func (d *decoder) walk() {
 	if errors.As(parser.Error(), &syntax) {
 		p := position(d.name, d.text, int(parser.Range(syntax.Highlight).Offset))
 		p.Message = "not valid TOML: " + syntax.Message
-		p.Remedy = "texts stand in double quotes: key = \"value\""
+		p.Remedy = "write key = value, one a line; a comment begins with #"
+		if strings.Contains(syntax.Message, "at start of value") || strings.Contains(syntax.Message, "expected keyword") {
+			p.Remedy = "texts stand in double quotes: key = \"value\""
+		}
 		d.problems.Add(p)
 		d.config.wrong["*"] = true
 	}

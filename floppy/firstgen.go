@@ -3,6 +3,7 @@ package floppy
 import (
 	"fmt"
 	"net/netip"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -181,10 +182,10 @@ func decodeDHCP(file string, text []byte) (*DHCPServer, diag.List) {
 			r.problems.Add(diag.Problem{File: file, Path: path, Message: "is missing"})
 		}
 	}
-	if len(r.problems) == 0 {
+	if r.netmask.IsValid() && r.lower.IsValid() && r.upper.IsValid() {
 		r.makePool()
-		r.checkReserved()
 	}
+	r.checkReserved()
 	if len(r.problems) > 0 {
 		return nil, r.problems
 	}
@@ -236,8 +237,8 @@ func (r *dhcpReader) take(l xmlLeaf) {
 		r.lower = addr
 	case "pool/upper":
 		r.upper = addr
-	default:
-		group, field := l.path[:strings.LastIndexByte(l.path, '/')], l.path[strings.LastIndexByte(l.path, '/')+1:]
+	default: // a half of DHCPReservedIPs/DHCPReservedIP[n]
+		group, field := path.Split(l.path)
 		if _, both := r.server.where[group]; !both { // the first of the pair
 			r.server.where[group] = l.where
 			*reserved = append(*reserved, credential.Reserved{})
@@ -273,8 +274,8 @@ func (r *dhcpReader) makePool() {
 // checkReserved reports pairs that lack a half.
 func (r *dhcpReader) checkReserved() {
 	for i, v := range r.server.Reserved {
-		if path := fmt.Sprintf("DHCPReservedIPs/DHCPReservedIP[%d]", i+1); !v.Address.IsValid() || !v.Mask.IsValid() {
-			r.add(path, "needs both ip and mask", "")
+		if !v.Address.IsValid() || !v.Mask.IsValid() {
+			r.add(fmt.Sprintf("DHCPReservedIPs/DHCPReservedIP[%d]/", i+1), "needs both ip and mask", "")
 		}
 	}
 }

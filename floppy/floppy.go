@@ -31,6 +31,7 @@
 package floppy
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -59,6 +60,9 @@ type File struct {
 	Data []byte
 }
 
+// Format writes the file's name and length: the data may be a key.
+func (f File) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "%s (%d bytes)", f.Name, len(f.Data)) }
+
 // Floppy is a floppy decoded. Byte fields are nil where the file is absent;
 // they hold UTF-8 text with LF line ends and no byte order mark.
 type Floppy struct {
@@ -80,6 +84,9 @@ type Floppy struct {
 	files   []File   // as they were read
 	damaged []string // canonical names of those that could not be
 }
+
+// Format writes the floppy's name, whatever the verb is: it holds keys.
+func (f Floppy) Format(s fmt.State, _ rune) { fmt.Fprintf(s, "floppy %s", f.Name) }
 
 // Secret is a private key, which never prints. Convert it to []byte to use it.
 type Secret = credential.Secret

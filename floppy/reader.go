@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode"
 
@@ -35,7 +36,10 @@ func readImage(image []byte) (files []File, damaged []string, problems diag.List
 	r := reader{image: image, table: image[fatOffset : fatOffset+fatSize]}
 	r.checkTables()
 	r.readRoot()
-	return r.files, r.damaged, r.problems
+	files = slices.DeleteFunc(r.files, func(f File) bool {
+		return slices.ContainsFunc(r.damaged, func(name string) bool { return strings.EqualFold(name, f.Name) })
+	})
+	return files, r.damaged, r.problems
 }
 
 // reader walks one image of the right geometry.
@@ -228,6 +232,7 @@ func (r *reader) chain(name string, first, want int) ([]int, bool) {
 			return nil, false
 		case r.owner[c] != nil:
 			r.fail(name, fmt.Sprintf("shares cluster %d with %s", c, printable(*r.owner[c])), remedyDamaged)
+			r.damaged = append(r.damaged, *r.owner[c])
 			return nil, false
 		}
 		r.owner[c] = &name // the address: two files may have one name

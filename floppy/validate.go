@@ -124,7 +124,9 @@ func (v *validator) router() {
 	n := v.c.Network
 	switch {
 	case n.Mode == ModeRouter && n.LANInterface == "":
-		v.add("network.lan-interface", `is missing: mode "router" serves a LAN`, `write lan-interface = "eth1"`)
+		p := v.c.problem("network.mode", `is missing: mode "router" serves a LAN`, `write lan-interface = "eth1"`)
+		p.Path = "network.lan-interface"
+		v.problems.Add(p)
 	case n.Mode != ModeRouter && n.LANInterface != "":
 		v.add("network.lan-interface", fmt.Sprintf("has no meaning in mode %q", n.Mode), `delete it, or write mode = "router"`)
 	case n.LANInterface != "" && !devicePattern.MatchString(n.LANInterface):

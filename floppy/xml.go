@@ -131,7 +131,7 @@ func (x *xmlReader) start(t xml.StartElement, offset int) bool {
 		x.add(offset, name, "stands after the end of "+x.root, "delete it")
 		return false
 	case depth == 0 && t.Name.Local != x.root:
-		x.add(offset, name, "the file is not a "+x.root, "is it another file by mistake?")
+		x.add(offset, name, "stands where "+x.root+" belongs", "is it another file by mistake?")
 		return false
 	case depth == 0:
 		x.rooted = true
