@@ -84,6 +84,9 @@ func openCondorIssuer(issuerCert, issuerKey []byte, req CondorRequest) (signer, 
 		return signer{}, fmt.Errorf("HTCondor issuer: %w", err)
 	}
 	cert := by.cert
+	if len(cert.UnhandledCriticalExtensions) > 0 {
+		return signer{}, fmt.Errorf("HTCondor issuer: %w: %v in %q: a holder's certificate is none", ErrCritical, cert.UnhandledCriticalExtensions, cert.Subject)
+	}
 	if !cert.IsCA || cert.MaxPathLen != condorIssuerPathLength || cert.KeyUsage != x509.KeyUsageCertSign {
 		return signer{}, fmt.Errorf("HTCondor issuer: %w: %q is not one", ErrPathLength, cert.Subject)
 	}
