@@ -142,6 +142,24 @@ func (u Units) Empty() bool {
 	return len(u.Stop)+len(u.Reload)+len(u.Restart)+len(u.Start) == 0
 }
 
+// after returns u for a machine on which undone was never finished: what should
+// have been reloaded or restarted still is.
+func (u Units) after(undone Units) Units {
+	var start []string
+	for _, name := range u.Start {
+		switch {
+		case slices.Contains(undone.Reload, name):
+			u.Reload = append(slices.Clone(u.Reload), name)
+		case slices.Contains(undone.Restart, name):
+			u.Restart = append(slices.Clone(u.Restart), name)
+		default:
+			start = append(start, name)
+		}
+	}
+	u.Start = start
+	return u
+}
+
 // Probe is to find out whether the role works: its units run and, where Port
 // is set, something accepts TCP connections there.
 type Probe struct {
@@ -220,8 +238,8 @@ func (m *Machine) take(now time.Time, event Event) {
 		m.busy = false
 		m.retry, m.fails, m.failure = time.Time{}, 0, ""
 		m.applied, m.wrong = &e, ""
-		m.units = e.Units
-		m.works = false
+		m.units = e.Units.after(m.units)
+		m.doubt()
 		if slices.Contains(slices.Concat(e.Units.Restart, e.Units.Stop), overlayUnit) {
 			m.stale, m.node = m.node.Session, Node{}
 		}
@@ -273,7 +291,9 @@ func (m *Machine) takeNode(n Node) {
 	}
 	if n.Address != m.node.Address || n.Masters != m.node.Masters {
 		m.retry = time.Time{} // what failed may work now
-		m.works = m.works && n.Address == m.node.Address
+	}
+	if n.Address != m.node.Address {
+		m.doubt()
 	}
 	m.node = n
 }
@@ -293,9 +313,12 @@ func (m *Machine) takeConfigured(now time.Time, e Configured) {
 		m.renew = now.Add(waitEvery)
 	}
 	if e.Waiting != "" || len(e.Units.Restart) > 0 {
-		m.works = false
+		m.doubt()
 	}
 }
+
+// doubt has the role probed again.
+func (m *Machine) doubt() { m.works, m.since = false, time.Time{} }
 
 func (m *Machine) takeProbed(now time.Time, e Probed) {
 	m.busy, m.works = false, e.Err == nil
