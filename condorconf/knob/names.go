@@ -28,6 +28,8 @@ var names = map[string]Kind{
 	"UID_DOMAIN":                Plain,
 	"TRUST_DOMAIN":              Plain,
 	"FILESYSTEM_DOMAIN":         Plain,
+	"STARTD.FILESYSTEM_DOMAIN":  Plain,
+	"STARTER.FILESYSTEM_DOMAIN": Plain,
 	"USE_SHARED_PORT":           Plain,
 	"SHARED_PORT_PORT":          Plain,
 	"UPDATE_COLLECTOR_WITH_TCP": Plain,

@@ -25,12 +25,16 @@ The pool's central managers, named exactly as in their certificates.`)
 	d.Set("USE_SHARED_PORT", knob.Bool(true))
 	d.Set("SHARED_PORT_PORT", knob.Int(port))
 	d.Set("UPDATE_COLLECTOR_WITH_TCP", knob.Bool(true))
-	d.Comment("Users are account@group; files travel with the job.")
+	d.Comment("Users are account@group.")
 	d.Set("UID_DOMAIN", knob.Word(m.Group))
 	if m.Credential {
 		d.Set("TRUST_DOMAIN", knob.Word(m.Grid))
 	}
+	d.Comment(`Files travel with the job even to this machine itself, because a job's
+account cannot write where its submitter can.`)
 	d.Set("FILESYSTEM_DOMAIN", knob.Expr("$(NETWORK_HOSTNAME)"))
+	d.Set("STARTD.FILESYSTEM_DOMAIN", knob.Expr("jobs.$(NETWORK_HOSTNAME)"))
+	d.Set("STARTER.FILESYSTEM_DOMAIN", knob.Expr("jobs.$(NETWORK_HOSTNAME)"))
 }
 
 // security writes who is who and who may do what. Reading is open to all who

@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"gridappliance/credential"
+	"gridappliance/floppy"
+	"gridappliance/internal/need"
+	"gridappliance/internal/netlab"
+	"gridappliance/internal/sysrun"
+	"gridappliance/overlayd/control"
+)
+
+// rootfs returns an unpacked root with the real HTCondor in it: the folder
+// that the environment variable GRID_ROOTFS names, else base.squashfs of the
+// base, unpacked once beside the test cache.
+func rootfs(t *testing.T) string {
+	t.Helper()
+	if dir := os.Getenv("GRID_ROOTFS"); dir != "" {
+		return dir
+	}
+	base := need.Base(t)
+	need.Root(t)
+	image, err := os.Stat(filepath.Join(base, "base.squashfs"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cache, "grid-appliance", "test-root")
+	stamp := fmt.Sprintf("%s %d %d", base, image.Size(), image.ModTime().UnixNano())
+	if have, _ := os.ReadFile(dir + ".stamp"); string(have) == stamp {
+		return dir
+	}
+	os.RemoveAll(dir)
+	must(t, sysrun.Command{Name: need.Tool(t, "unsquashfs"), Args: []string{"-quiet", "-no-progress", "-dest", dir, filepath.Join(base, "base.squashfs")}})
+	if err := os.WriteFile(dir+".stamp", []byte(stamp), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func must(t *testing.T, c sysrun.Command) string {
+	t.Helper()
+	r, err := sysrun.Run(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(r.Stdout)
+}
+
+// machine is one machine of the lab: a copy on write of the root, in a network
+// of its own where the virtual device is a bridge to the others.
+type machine struct {
+	*netlab.Node
+	t      *testing.T
+	root   string
+	floppy string // image file
+	status string // file with overlayd's status; "" standalone
+	addr   netip.Addr
+}
+
+// lab is a grid and its machines.
+type lab struct {
+	t      *testing.T
+	net    *netlab.Lab
+	bridge *netlab.Switch
+	grid   *credential.Grid
+	lower  string
+}
+
+const poolNet = "10.250.0.0/16"
+
+func newLab(t *testing.T, masters int) *lab {
+	t.Helper()
+	l := &lab{t: t, net: netlab.New(t), lower: rootfs(t)}
+	l.bridge = l.net.Switch("overlay")
+	grid, err := credential.NewGrid(credential.GridOptions{
+		Name: "archer", Masters: masters,
+		Namespaces: []credential.Namespace{{Name: "archer", Pool: netip.MustParsePrefix(poolNet)}},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.grid = grid
+	return l
+}
+
+// master boots the n-th master.
+func (l *lab) master(n int) *machine {
+	l.t.Helper()
+	m := l.grid.Material[n]
+	return l.member([]floppy.File{
+		{Name: floppy.HolderCertFile, Data: m.HolderCert}, {Name: floppy.HolderKeyFile, Data: m.HolderKey},
+		{Name: floppy.NodeKeyFile, Data: m.NodeKey},
+		{Name: floppy.IssuerCertFile, Data: m.IssuerCert}, {Name: floppy.IssuerKeyFile, Data: m.IssuerKey},
+	}, floppy.RoleMaster, "infra", m.Name, m.Address)
+}
+
+// person boots a worker or client from the floppy of a user.
+func (l *lab) person(role floppy.Role, group, user, address string) *machine {
+	l.t.Helper()
+	cert, key, err := l.grid.IssueHolder(credential.HolderRequest{User: user, Group: group, Roles: []credential.Role{credential.Role(role)}}, time.Now())
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return l.member([]floppy.File{{Name: floppy.HolderCertFile, Data: cert}, {Name: floppy.HolderKeyFile, Data: key}}, role, group, user, netip.MustParseAddr(address))
+}
+
+func (l *lab) member(files []floppy.File, role floppy.Role, group, user string, addr netip.Addr) *machine {
+	l.t.Helper()
+	m := l.machine(control.HostName(addr), append(files, floppy.File{Name: floppy.DescriptorFile, Data: l.grid.Descriptor.Text()}), role)
+	m.addr = addr
+	l.bridge.Plug(m.Node, addr.String()+"/16")
+	m.Run("ip", "link", "set", "eth0", "down")
+	m.Run("ip", "link", "set", "eth0", "name", "tapipop")
+	m.Run("ip", "link", "set", "tapipop", "up")
+	s := control.Status{State: control.StateRunning, Grid: "archer", Namespace: "archer", NodeID: fmt.Sprintf("%032x", addr.As4()),
+		Role: string(role), User: user, Group: group, Device: "tapipop",
+		Address: netip.PrefixFrom(addr, 16), Name: control.HostName(addr)}
+	hosts := "127.0.0.1 localhost\n"
+	for _, master := range l.grid.Descriptor.Masters {
+		s.Masters = append(s.Masters, control.Master{Name: control.HostName(master.Address), Address: master.Address})
+	}
+	for n := range 32 {
+		a := netip.AddrFrom4([4]byte{10, 250, 0, byte(n)})
+		hosts += a.String() + " " + control.HostName(a) + "\n"
+	}
+	m.put("etc/hosts", hosts)
+	text, err := json.Marshal(s)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	m.status = filepath.Join(l.t.TempDir(), "status.json")
+	if err := os.WriteFile(m.status, text, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return m
+}
+
+// machine makes a root from the shared one, with what an image has and a
+// minimal Debian root has not: job accounts and the login account.
+func (l *lab) machine(name string, files []floppy.File, role floppy.Role) *machine {
+	l.t.Helper()
+	dir := l.t.TempDir()
+	m := &machine{t: l.t, Node: l.net.Node(name), root: filepath.Join(dir, "root"), floppy: filepath.Join(dir, "floppy.img")}
+	for _, d := range []string{"root", "upper", "work"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	must(l.t, sysrun.Command{Name: "mount", Args: []string{"-t", "overlay", "overlay", "-o",
+		"lowerdir=" + l.lower + ",upperdir=" + dir + "/upper,workdir=" + dir + "/work", m.root}})
+	l.t.Cleanup(func() { unmount(l.t, m.root) })
+	for _, special := range []string{"proc", "dev", "sys"} {
+		must(l.t, sysrun.Command{Name: "mount", Args: []string{"--bind", "/" + special, filepath.Join(m.root, special)}})
+		l.t.Cleanup(func() { unmount(l.t, filepath.Join(m.root, special)) })
+	}
+	m.put("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n") // no DNS here
+	m.put("etc/hosts", "127.0.0.1 localhost\n")
+	m.accounts()
+	for _, d := range []string{"run/condor", "run/lock/condor", "var/log/condor", "var/spool/condor", "var/lib/condor/execute"} {
+		m.inside("install", "-d", "-o", "condor", "-g", "condor", "/"+d)
+	}
+	config := fmt.Sprintf("version = 1\n[machine]\nrole = %q\n", role)
+	image, err := floppy.WriteImage(append(files, floppy.File{Name: floppy.ConfigFile, Data: []byte(config)}))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.floppy, image, 0o600); err != nil {
+		l.t.Fatal(err)
+	}
+	return m
+}
+
+func unmount(t *testing.T, dir string) {
+	if _, err := sysrun.Run(context.Background(), sysrun.Command{Name: "umount", Args: []string{"--lazy", dir}}); err != nil {
+		t.Error(err)
+	}
+}
+
+// accounts adds griduser and slot1 .. slot16 where the root lacks them.
+func (m *machine) accounts() {
+	m.t.Helper()
+	have, err := os.ReadFile(filepath.Join(m.root, "etc/passwd"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	names := []string{"griduser"}
+	for n := range 16 {
+		names = append(names, fmt.Sprintf("slot%d", n+1))
+	}
+	for i, n := range names {
+		if !strings.Contains(string(have), "\n"+n+":") {
+			m.inside("useradd", "--uid", fmt.Sprint(3000+i), "--create-home", n)
+		}
+	}
+}
+
+// put writes a file of the machine's root.
+func (m *machine) put(name, text string) {
+	m.t.Helper()
+	path := filepath.Join(m.root, name)
+	os.Remove(path) // it may be a link to what is not there
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		m.t.Fatal(err)
+	}
+}
+
+// inside runs a program of the machine as root and returns its output.
+func (m *machine) inside(argv ...string) string {
+	m.t.Helper()
+	return m.Run(append([]string{"chroot", m.root}, argv...)...)
+}
+
+// as runs a program of the machine as a user, in that user's home.
+func (m *machine) as(user string, argv ...string) (string, error) {
+	m.t.Helper()
+	return m.Try(append([]string{"chroot", "--userspec=" + user + ":" + user, m.root, "env", "--chdir=/home/" + user, "HOME=/home/" + user}, argv...)...)
+}
+
+// condorconf runs this command for the machine and returns its result.
+func (m *machine) condorconf(verb string) Result {
+	m.t.Helper()
+	args := []string{verb, "--json", "--root", m.root, "--floppy", m.floppy}
+	if m.status != "" {
+		args = append(args, "--status", m.status)
+	}
+	var stdout, stderr strings.Builder
+	if code := run(m.t.Context(), args, strings.NewReader(""), &stdout, &stderr); code != 0 {
+		m.t.Fatalf("condorconf %v: exit %d: %s", args, code, stderr.String())
+	}
+	var r Result
+	if err := json.Unmarshal([]byte(stdout.String()), &r); err != nil {
+		m.t.Fatal(err)
+	}
+	return r
+}
+
+// start starts HTCondor as its unit does, with process numbers of its own:
+// killing number 1 of them ends all. HTCondor changes users, so the kernel
+// does not end it with its parent.
+func (m *machine) start() *netlab.Process {
+	m.t.Helper()
+	p := m.Start("unshare", "--uts", "--pid", "--fork", "--mount-proc="+filepath.Join(m.root, "proc"),
+		"chroot", m.root, "sh", "-c", `hostname "$0" && exec condor_master -f`, m.Name)
+	m.t.Cleanup(func() { m.kill(p) })
+	return p
+}
+
+// kill ends all of a started HTCondor.
+func (m *machine) kill(p *netlab.Process) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.Pid()))
+	if err != nil {
+		return // it has ended
+	}
+	for _, child := range strings.Fields(string(text)) {
+		pid, err := strconv.Atoi(child)
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	p.Wait(10 * time.Second)
+}
+
+// until runs a program of the machine until its output contains text.
+func (m *machine) until(patience time.Duration, text string, argv ...string) string {
+	m.t.Helper()
+	var out string
+	var err error
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
+		out, err = m.Try(append([]string{"chroot", m.root}, argv...)...)
+		if err == nil && strings.Contains(out, text) {
+			return out
+		}
+	}
+	m.t.Fatalf("%s: %v has not said %q within %v: %q, %v\n%s", m.Name, argv, text, patience, out, err, m.logs())
+	return ""
+}
+
+// submit submits a job of the login account that runs a shell command, waits
+// for it and returns its output.
+func (m *machine) submit(command string, more ...string) string {
+	m.t.Helper()
+	job := fmt.Sprintf("executable = /bin/sh\ntransfer_executable = false\narguments = \"-c '%s'\"\n"+
+		"output = job.out\nerror = job.err\nlog = job.log\nrequest_memory = 16\n%s\nqueue\n", command, strings.Join(more, "\n"))
+	m.put("home/griduser/job.sub", job)
+	os.Remove(filepath.Join(m.root, "home/griduser/job.log"))
+	if out, err := m.as("griduser", "condor_submit", "job.sub"); err != nil {
+		m.t.Fatalf("%s: submit: %v: %s\n%s", m.Name, err, out, m.logs())
+	}
+	if out, err := m.as("griduser", "condor_wait", "-wait", "40", "job.log"); err != nil {
+		held, _ := m.as("griduser", "condor_q", "-af", "JobStatus", "HoldReason", "LastRejMatchReason")
+		m.t.Fatalf("%s: wait for the job: %v: %s %s\n%s", m.Name, err, out, held, m.logs())
+	}
+	out, err := os.ReadFile(filepath.Join(m.root, "home/griduser/job.out"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// logs is the end of HTCondor's logs, for a failed test's message.
+func (m *machine) logs() string {
+	out, _ := m.Try("sh", "-c", "tail -n 15 "+m.root+"/var/log/condor/*Log")
+	return out
+}
