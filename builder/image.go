@@ -135,16 +135,16 @@ func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
 	return overridden, nil
 }
 
-// checkedFloppy reads a floppy image and checks it as firstboot will.
+// checkedFloppy reads a floppy, zipped or not, and checks it as firstboot will.
 func checkedFloppy(path string, now time.Time) ([]byte, error) {
-	b, err := os.ReadFile(path)
+	name, image, _, err := loadFloppy(path)
 	if err != nil {
-		return nil, fmt.Errorf("read floppy: %w", err)
-	}
-	if _, err := floppy.CheckImage(path, b, now); err != nil {
 		return nil, err
 	}
-	return b, nil
+	if _, err := floppy.CheckImage(name, image, now); err != nil {
+		return nil, err
+	}
+	return image, nil
 }
 
 // openBase opens the definition's base, or the newest of the store.

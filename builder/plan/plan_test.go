@@ -21,7 +21,7 @@ func TestGolden(t *testing.T) {
 	private := inputs()
 	private.Floppy = true
 	layered := inputs()
-	layered.Layers = append(layered.Layers, Layer{"glue", 1}, Layer{"gridmod1", 30 << 20})
+	layered.Layers = append(layered.Layers, Layer{"gridglue", 1}, Layer{"gridmod1", 30 << 20})
 	tests := []struct {
 		name string
 		d    spec.Definition
