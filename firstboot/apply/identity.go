@@ -22,8 +22,8 @@ type Identity struct {
 // Paths of an identity.
 const (
 	machineIDPath = "var/lib/grid/machine-id"
-	liveIDPath    = "run/machine-id" // bind-mounted on /etc/machine-id by the initrd
-	hostKeyPath   = "var/lib/grid/ssh/ssh_host_ed25519_key"
+	liveIDPath    = "run/machine-id"                    // bind-mounted on /etc/machine-id by the initrd
+	hostKeyPath   = "etc/ssh/keys/ssh_host_ed25519_key" // as the image's sshd_config has it
 )
 
 // carried are the folders whose contents belong to one machine, with what in
@@ -82,7 +82,7 @@ func (j *job) renew() error {
 			return err
 		}
 	}
-	if err := t.ensureDir(path.Dir(hostKeyPath), 0o755); err != nil {
+	if err := t.ensureDir(path.Dir(hostKeyPath), 0o700); err != nil {
 		return err
 	}
 	if err := t.writeFile(hostKeyPath, id.HostKey, 0o600, owner{}); err != nil {

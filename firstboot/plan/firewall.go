@@ -62,7 +62,7 @@ func firewall(in rulesInput) []byte {
 	line(`		udp sport 67 udp dport 68 accept comment "DHCP"`)
 	line(`		ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept comment "DHCPv6"`)
 	if in.overlay {
-		line(`		iifname "%s" udp dport %d accept comment "the overlay"`, outside, overlayPort)
+		line(`		udp dport %d accept comment "the overlay"`, overlayPort)
 	}
 	line(`		iifname != "%s" tcp dport 22 accept comment "ssh on host-only networks"`, outside)
 	line(`		iifname != "%s" icmp type echo-request accept`, outside)

@@ -128,7 +128,7 @@ const (
 	FloppyPath     = "var/lib/grid/floppy.img"
 	AuthorizedKeys = "var/lib/grid/ssh/authorized_keys"
 	RulesPath      = "etc/nftables.d/grid.nft"
-	ConsoleOffPath = "etc/grid/console-off"
+	ConsolePath    = "etc/grid/console"
 )
 
 // Make returns the plan, or a diag.List of everything the floppy asks for that
@@ -148,9 +148,7 @@ func Make(in Input, facts Facts) (*Plan, error) {
 	p.addConsole(in.Config.Machine.Console)
 	rules := firewall(rulesInput{overlay: p.Overlay(), device: in.Config.Network.Device, pools: in.Pools, jobs: jobAccounts(facts.Accounts)})
 	p.add(Entry{Path: RulesPath, Kind: KindFile, Mode: 0o644, Content: rules, Why: "what the packet filter lets through"})
-	for _, u := range users {
-		p.add(Entry{Path: u.Home[1:], Kind: KindDir, Mode: 0o700, UID: u.UID, GID: u.UID, Why: "home of " + u.Name})
-	}
+	p.addUsers()
 	p.addUnits(in, rules)
 	slices.SortFunc(p.Entries, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
 	return p, nil
@@ -166,6 +164,10 @@ func cannotBe(c *floppy.Config, facts Facts) diag.List {
 	if c.Network.Mode == floppy.ModeRouter {
 		problems.Add(diag.Problem{File: floppy.ConfigFile, Path: "network.mode",
 			Message: "this image cannot be a router yet", Remedy: `write mode = "host"`})
+	}
+	if len(c.Modules) > 0 {
+		problems.Add(diag.Problem{File: floppy.ConfigFile, Path: "modules",
+			Message: "this image cannot add modules yet", Remedy: "take the [[modules]] out"})
 	}
 	return problems
 }
@@ -189,11 +191,25 @@ func (p *Plan) addTimezone(zone string) {
 	p.add(Entry{Path: "etc/timezone", Kind: KindFile, Mode: 0o644, Content: []byte(zone + "\n"), Why: "time zone, for programs that ask for its name"})
 }
 
-// addConsole adds the mark that keeps consoles closed.
+// addConsole takes the automatic login from the local consoles; units/ has
+// what reads the file.
 func (p *Plan) addConsole(console string) {
 	if console == floppy.ConsoleOff {
-		p.add(Entry{Path: ConsoleOffPath, Kind: KindFile, Mode: 0o644,
-			Content: []byte("The floppy says console = \"off\".\n"), Why: "no login on local consoles"})
+		p.add(Entry{Path: ConsolePath, Kind: KindFile, Mode: 0o644, Content: []byte("GRID_LOGIN=\n"),
+			Why: "local consoles ask for a password"})
+	}
+}
+
+// addUsers adds what the accounts of the floppy need beside their lines.
+func (p *Plan) addUsers() {
+	var names []string
+	for _, u := range p.Users {
+		names = append(names, u.Name)
+		p.add(Entry{Path: u.Home[1:], Kind: KindDir, Mode: 0o700, UID: u.UID, GID: u.UID, Why: "home of " + u.Name})
+	}
+	if len(names) > 0 {
+		p.add(Entry{Path: "etc/ssh/sshd_config.d/grid-users.conf", Kind: KindFile, Mode: 0o644,
+			Content: []byte("AllowUsers " + strings.Join(names, " ") + "\n"), Why: "let in by ssh, beside griduser"})
 	}
 }
 
