@@ -263,6 +263,29 @@ func TestUnderlayOverlap(t *testing.T) {
 	}
 }
 
+// TestWiderUnderlayRoute has an underlay that the longest prefix sorts out.
+func TestWiderUnderlayRoute(t *testing.T) {
+	m := newMaster(t)
+	m.node.Run("ip", "route", "add", "10.0.0.0/8", "via", "192.0.2.2")
+	p := m.start()
+	p.WaitFor("wider route", patience)
+	m.waitRunning()
+	for addr, want := range map[string]string{"10.250.7.7": "dev tapipop", "10.1.7.7": "dev eth0"} {
+		if got := m.node.Run("ip", "route", "get", addr); !strings.Contains(got, want) {
+			t.Errorf("%s goes %q, want by %s", addr, got, want)
+		}
+	}
+}
+
+func TestDeviceTakenAway(t *testing.T) {
+	m := newMaster(t)
+	p := m.start()
+	m.node.Run("ip", "link", "delete", "tapipop")
+	if code := p.Wait(patience); code != diag.ExitFailed || !strings.Contains(p.Output(), "device lost: read tapipop") {
+		t.Errorf("exit %d, want %d and the device's name:\n%s", code, diag.ExitFailed, p.Output())
+	}
+}
+
 // TestOrdinaryUser runs overlayd as nobody: with CAP_NET_ADMIN it works,
 // without it says what is missing.
 func TestOrdinaryUser(t *testing.T) {

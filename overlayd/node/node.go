@@ -390,7 +390,7 @@ func (n *Node) Counters() map[string]uint64 { return n.counters.snapshot() }
 
 // Whois implements control.Backend: it knows this node's own address.
 func (n *Node) Whois(_ context.Context, addr netip.Addr) (control.Whois, error) {
-	if own := n.whois.Load(); own != nil && own.Address == addr {
+	if own := n.whois.Load(); own != nil && own.Address == addr.Unmap() {
 		return *own, nil
 	}
 	return control.Whois{}, control.ErrUnknown
@@ -434,7 +434,7 @@ func (n *Node) readFrames(dev device.Device) error {
 			return nil
 		}
 		if err != nil {
-			return fmt.Errorf("read %s: %w", dev.Name(), err)
+			return fmt.Errorf("device lost: %w", err)
 		}
 		n.counters.count(countFrames)
 		if _, _, err := device.ParseHeader(b[:k]); err != nil {
