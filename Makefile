@@ -3,7 +3,7 @@
 SHELL    := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/grid-appliance
-PROGRAMS := builder firstboot overlayd condorconf
+PROGRAMS := builder firstboot firstboot/initrd overlayd condorconf
 BIN      := bin
 SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -42,14 +42,13 @@ appliance: base demo ## the grid demo/, bootable images of its master under out/
 programs: ## the commands, under bin/
 	@mkdir -p $(BIN)
 	@$(GOBUILD) -o $(BIN)/ $(addprefix ./,$(PROGRAMS))
-	@$(GOBUILD) -o $(BIN)/init ./firstboot/initrd
 
 base: programs ## the Debian system all images share, in the cache; slow once
 	@make/install $(PACKAGES_BASE)
 	@$(BIN)/builder base build
 
 demo: programs ## a grid to try, in demo/
-	@[ -e demo/grid.dsc ] || $(BIN)/builder grid new demo
+	@[ -e demo/grid.dsc ] || $(BIN)/builder grid new demo --masters 1
 	@[ -e demo/worker.img ] || $(BIN)/builder floppy new --grid demo --role worker --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/worker.img
 	@[ -e demo/client.img ] || $(BIN)/builder floppy new --grid demo --role client --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/client.img
 	@[ -e demo/standalone.img ] || $(BIN)/builder floppy new --role standalone -o demo/standalone.img
