@@ -39,6 +39,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -151,6 +152,12 @@ func lookAccepted(_ context.Context, m Machine) (*Found, error) {
 // asList makes err a diag.List whose problems name the place.
 func asList(name string, err error) diag.List {
 	if l := diag.Of(err); l != nil {
+		l = slices.Clone(l)
+		for i := range l {
+			if l[i].File == "" {
+				l[i].File = name
+			}
+		}
 		return l
 	}
 	return diag.List{{File: name, Message: err.Error(),
