@@ -69,7 +69,7 @@ type machine struct {
 	root   string
 	floppy string // image file
 	status string // file with overlayd's status; "" standalone
-	addr   netip.Addr
+	member control.Status
 }
 
 // lab is a grid and its machines.
@@ -119,35 +119,43 @@ func (l *lab) person(role floppy.Role, group, user, address string) *machine {
 	return l.member([]floppy.File{{Name: floppy.HolderCertFile, Data: cert}, {Name: floppy.HolderKeyFile, Data: key}}, role, group, user, netip.MustParseAddr(address))
 }
 
+// member boots a machine of the grid, with overlayd's part played by a bridge
+// and a file.
 func (l *lab) member(files []floppy.File, role floppy.Role, group, user string, addr netip.Addr) *machine {
 	l.t.Helper()
-	m := l.machine(control.HostName(addr), append(files, floppy.File{Name: floppy.DescriptorFile, Data: l.grid.Descriptor.Text()}), role)
-	m.addr = addr
+	files = append(files, floppy.File{Name: floppy.DescriptorFile, Data: l.grid.Descriptor.Text()})
+	m := l.machine(control.HostName(addr), files, role)
 	l.bridge.Plug(m.Node, addr.String()+"/16")
 	m.Run("ip", "link", "set", "eth0", "down")
 	m.Run("ip", "link", "set", "eth0", "name", "tapipop")
 	m.Run("ip", "link", "set", "tapipop", "up")
-	s := control.Status{State: control.StateRunning, Grid: "archer", Namespace: "archer", NodeID: fmt.Sprintf("%032x", addr.As4()),
-		Role: string(role), User: user, Group: group, Device: "tapipop",
-		Address: netip.PrefixFrom(addr, 16), Name: control.HostName(addr)}
-	hosts := "127.0.0.1 localhost\n"
+	m.member = control.Status{State: control.StateRunning, Grid: "archer", Namespace: "archer", NodeID: fmt.Sprintf("%032x", addr.As4()),
+		Role: string(role), User: user, Group: group, Device: "tapipop"}
 	for _, master := range l.grid.Descriptor.Masters {
-		s.Masters = append(s.Masters, control.Master{Name: control.HostName(master.Address), Address: master.Address})
+		m.member.Masters = append(m.member.Masters, control.Master{Name: control.HostName(master.Address), Address: master.Address})
 	}
+	hosts := "127.0.0.1 localhost\n"
 	for n := range 32 {
 		a := netip.AddrFrom4([4]byte{10, 250, 0, byte(n)})
 		hosts += a.String() + " " + control.HostName(a) + "\n"
 	}
 	m.put("etc/hosts", hosts)
-	text, err := json.Marshal(s)
-	if err != nil {
-		l.t.Fatal(err)
-	}
 	m.status = filepath.Join(l.t.TempDir(), "status.json")
-	if err := os.WriteFile(m.status, text, 0o600); err != nil {
-		l.t.Fatal(err)
-	}
+	m.address(addr)
 	return m
+}
+
+// address makes overlayd's status say that the machine has the address.
+func (m *machine) address(addr netip.Addr) {
+	m.t.Helper()
+	m.member.Address, m.member.Name = netip.PrefixFrom(addr, 16), control.HostName(addr)
+	text, err := json.Marshal(m.member)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if err := os.WriteFile(m.status, text, 0o600); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // machine makes a root from the shared one, with what an image has and a
@@ -197,6 +205,9 @@ func (m *machine) accounts() {
 	have, err := os.ReadFile(filepath.Join(m.root, "etc/passwd"))
 	if err != nil {
 		m.t.Fatal(err)
+	}
+	if strings.Contains(string(have), "\nslot1:") {
+		return
 	}
 	names := []string{"griduser"}
 	for n := range 16 {
@@ -291,18 +302,23 @@ func (m *machine) until(patience time.Duration, text string, argv ...string) str
 	return ""
 }
 
-// submit submits a job of the login account that runs a shell command, waits
-// for it and returns its output.
-func (m *machine) submit(command string, more ...string) string {
+// queue submits a job of the login account that runs a shell command.
+func (m *machine) queue(command string, more ...string) {
 	m.t.Helper()
 	job := fmt.Sprintf("executable = /bin/sh\ntransfer_executable = false\narguments = \"-c '%s'\"\n"+
 		"output = job.out\nerror = job.err\nlog = job.log\nrequest_memory = 16\n%s\nqueue\n", command, strings.Join(more, "\n"))
-	m.put("home/griduser/job.sub", job)
+	m.put("tmp/job.sub", job) // where every account can read it
 	os.Remove(filepath.Join(m.root, "home/griduser/job.log"))
-	if out, err := m.as("griduser", "condor_submit", "job.sub"); err != nil {
+	if out, err := m.as("griduser", "condor_submit", "/tmp/job.sub"); err != nil {
 		m.t.Fatalf("%s: submit: %v: %s\n%s", m.Name, err, out, m.logs())
 	}
-	if out, err := m.as("griduser", "condor_wait", "-wait", "40", "job.log"); err != nil {
+}
+
+// submit queues a job, waits for its end and returns its output.
+func (m *machine) submit(command string, more ...string) string {
+	m.t.Helper()
+	m.queue(command, more...)
+	if out, err := m.as("griduser", "condor_wait", "-wait", "60", "job.log"); err != nil {
 		held, _ := m.as("griduser", "condor_q", "-af", "JobStatus", "HoldReason", "LastRejMatchReason")
 		m.t.Fatalf("%s: wait for the job: %v: %s %s\n%s", m.Name, err, out, held, m.logs())
 	}
