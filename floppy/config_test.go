@@ -176,7 +176,7 @@ func FuzzDecodeConfig(f *testing.F) {
 		c, err := DecodeConfig("t", text)
 		if err != nil {
 			message := err.Error()
-			for _, leak := range []string{"floppy.", "[]string", "struct", "reflect", "interface", "int64", "map["} {
+			for _, leak := range []string{"floppy.", "[]string", "struct", "reflect", "interface {", "int64", "map["} {
 				if strings.Contains(message, leak) && !strings.Contains(string(text), leak) {
 					t.Fatalf("%q in %q", leak, message)
 				}

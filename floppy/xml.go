@@ -70,7 +70,7 @@ type openElement struct {
 	generic string // as in the schema
 	kind    element
 	offset  int // of its text
-	text    strings.Builder
+	text    []byte
 }
 
 func (x *xmlReader) add(offset int, path, message, remedy string) {
@@ -199,7 +199,7 @@ func (x *xmlReader) chars(text string, offset int) {
 	top := &x.open[len(x.open)-1]
 	switch {
 	case top.kind == leaf:
-		top.text.WriteString(text)
+		top.text = append(top.text, text...)
 	case top.kind != 0 && strings.TrimSpace(text) != "":
 		x.add(offset, top.path, "has text between its elements", "delete it")
 	}
@@ -211,7 +211,7 @@ func (x *xmlReader) close() {
 	if top.kind == leaf {
 		where := position(x.file, x.text, top.offset)
 		where.Path = top.path
-		x.leaves = append(x.leaves, xmlLeaf{path: top.path, text: strings.TrimSpace(top.text.String()), where: where})
+		x.leaves = append(x.leaves, xmlLeaf{path: top.path, text: strings.TrimSpace(string(top.text)), where: where})
 	}
 	x.open = x.open[:len(x.open)-1]
 }
