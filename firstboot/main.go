@@ -72,7 +72,6 @@ EXIT STATUS
 		Example: `  firstboot status
   firstboot check --floppy alice.img
   firstboot plan`,
-		Args:          cobra.NoArgs,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRun: func(*cobra.Command, []string) {

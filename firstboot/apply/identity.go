@@ -85,6 +85,9 @@ func (j *job) renew() error {
 	if err := t.ensureDir(path.Dir(hostKeyPath), 0o700); err != nil {
 		return err
 	}
+	if err := t.ensureDir(path.Dir(machineIDPath), 0o711); err != nil {
+		return err
+	}
 	if err := t.writeFile(hostKeyPath, id.HostKey, 0o600, owner{}); err != nil {
 		return err
 	}
