@@ -30,10 +30,9 @@ func (o *options) flags(c *cobra.Command) {
 	f := c.Flags()
 	f.StringVar(&o.floppy, "floppy", "/var/lib/grid/floppy.img", "the floppy `image` in force")
 	f.StringVar(&o.root, "root", "/", "the `folder` whose etc/ is meant")
-	f.StringVar(&o.status, "status", "", "read overlayd's status from this JSON `file`")
+	f.StringVar(&o.status, "status", "", "read overlayd's status from this JSON `file` instead of asking it")
 	f.StringVar(&o.control, "control", control.SocketPath, "overlayd's control `socket`")
 	f.BoolVar(&o.json, "json", false, "print the result as JSON")
-	c.MarkFlagsMutuallyExclusive("status", "control")
 }
 
 func newCheckCommand() *cobra.Command {

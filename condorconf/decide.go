@@ -39,7 +39,7 @@ func (o options) decide(ctx context.Context, now time.Time) (*decision, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := floppy.Open(o.floppy, image)
+	f, err := floppy.CheckImage(o.floppy, image, now)
 	if err != nil {
 		return nil, err
 	}
@@ -65,11 +65,11 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 	if in.Accounts, err = jobAccounts(d.root); err != nil {
 		return err
 	}
-	var identity *credential.Identity
-	if in.Role != floppy.RoleStandalone {
-		if identity, err = credential.Open(f.Descriptor, f.HolderCert, f.HolderKey, now); err != nil {
-			return fmt.Errorf("%s: %w", f.Name, err)
-		}
+	identity, err := f.Identity(now)
+	if err != nil {
+		return fmt.Errorf("%s: %w", f.Name, err)
+	}
+	if identity != nil { // not standalone
 		if err := join(ctx, o, f, identity, &in); err != nil {
 			return err
 		}
@@ -109,8 +109,8 @@ func join(ctx context.Context, o options, f *floppy.Floppy, id *credential.Ident
 		return fmt.Errorf("%w: the machine has no virtual address yet: %s", diag.ErrNothing, cmp.Or(s.Reason, string(s.State)))
 	}
 	in.Grid = id.Descriptor.Grid
-	in.Group = cmp.Or(f.Config.Condor.Group, id.Holder.Group)
-	in.User = cmp.Or(f.Config.Condor.User, id.Holder.User)
+	f.Config.ApplyHolder(id.Holder)
+	in.Group, in.User = f.Config.Condor.Group, f.Config.Condor.User
 	in.Name, in.NodeID, in.Device, in.Net = s.Name, s.NodeID, s.Device, s.Address
 	for _, m := range s.Masters {
 		if s.Address.Masked().Contains(m.Address) { // one of another namespace cannot be reached

@@ -81,20 +81,11 @@ type lab struct {
 	lower  string
 }
 
-const poolNet = "10.250.0.0/16"
-
 func newLab(t *testing.T, masters int) *lab {
 	t.Helper()
 	l := &lab{t: t, net: netlab.New(t), lower: rootfs(t)}
 	l.bridge = l.net.Switch("overlay")
-	grid, err := credential.NewGrid(credential.GridOptions{
-		Name: "archer", Masters: masters,
-		Namespaces: []credential.Namespace{{Name: "archer", Pool: netip.MustParsePrefix(poolNet)}},
-	}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
-	l.grid = grid
+	l.grid = newGrid(t, masters)
 	return l
 }
 
@@ -102,38 +93,25 @@ func newLab(t *testing.T, masters int) *lab {
 func (l *lab) master(n int) *machine {
 	l.t.Helper()
 	m := l.grid.Material[n]
-	return l.member([]floppy.File{
-		{Name: floppy.HolderCertFile, Data: m.HolderCert}, {Name: floppy.HolderKeyFile, Data: m.HolderKey},
-		{Name: floppy.NodeKeyFile, Data: m.NodeKey},
-		{Name: floppy.IssuerCertFile, Data: m.IssuerCert}, {Name: floppy.IssuerKeyFile, Data: m.IssuerKey},
-	}, floppy.RoleMaster, "infra", m.Name, m.Address)
+	return l.member(masterFiles(l.grid, n), floppy.RoleMaster, "infra", m.Name, m.Address)
 }
 
 // person boots a worker or client from the floppy of a user.
 func (l *lab) person(role floppy.Role, group, user, address string) *machine {
 	l.t.Helper()
-	cert, key, err := l.grid.IssueHolder(credential.HolderRequest{User: user, Group: group, Roles: []credential.Role{credential.Role(role)}}, time.Now())
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	return l.member([]floppy.File{{Name: floppy.HolderCertFile, Data: cert}, {Name: floppy.HolderKeyFile, Data: key}}, role, group, user, netip.MustParseAddr(address))
+	return l.member(holderFiles(l.t, l.grid, role, group, user), role, group, user, netip.MustParseAddr(address))
 }
 
 // member boots a machine of the grid, with overlayd's part played by a bridge
 // and a file.
 func (l *lab) member(files []floppy.File, role floppy.Role, group, user string, addr netip.Addr) *machine {
 	l.t.Helper()
-	files = append(files, floppy.File{Name: floppy.DescriptorFile, Data: l.grid.Descriptor.Text()})
 	m := l.machine(control.HostName(addr), files, role)
 	l.bridge.Plug(m.Node, addr.String()+"/16")
 	m.Run("ip", "link", "set", "eth0", "down")
 	m.Run("ip", "link", "set", "eth0", "name", "tapipop")
 	m.Run("ip", "link", "set", "tapipop", "up")
-	m.member = control.Status{State: control.StateRunning, Grid: "archer", Namespace: "archer", NodeID: fmt.Sprintf("%032x", addr.As4()),
-		Role: string(role), User: user, Group: group, Device: "tapipop"}
-	for _, master := range l.grid.Descriptor.Masters {
-		m.member.Masters = append(m.member.Masters, control.Master{Name: control.HostName(master.Address), Address: master.Address})
-	}
+	m.member = memberStatus(l.grid, role, group, user, addr)
 	hosts := "127.0.0.1 localhost\n"
 	for n := range 32 {
 		a := netip.AddrFrom4([4]byte{10, 250, 0, byte(n)})
@@ -149,13 +127,7 @@ func (l *lab) member(files []floppy.File, role floppy.Role, group, user string, 
 func (m *machine) address(addr netip.Addr) {
 	m.t.Helper()
 	m.member.Address, m.member.Name = netip.PrefixFrom(addr, 16), control.HostName(addr)
-	text, err := json.Marshal(m.member)
-	if err != nil {
-		m.t.Fatal(err)
-	}
-	if err := os.WriteFile(m.status, text, 0o600); err != nil {
-		m.t.Fatal(err)
-	}
+	writeStatus(m.t, m.status, m.member)
 }
 
 // machine makes a root from the shared one, with what an image has and a
@@ -182,14 +154,7 @@ func (l *lab) machine(name string, files []floppy.File, role floppy.Role) *machi
 	for _, d := range []string{"run/condor", "run/lock/condor", "var/log/condor", "var/spool/condor", "var/lib/condor/execute"} {
 		m.inside("install", "-d", "-o", "condor", "-g", "condor", "/"+d)
 	}
-	config := fmt.Sprintf("version = 1\n[machine]\nrole = %q\n", role)
-	image, err := floppy.WriteImage(append(files, floppy.File{Name: floppy.ConfigFile, Data: []byte(config)}))
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	if err := os.WriteFile(m.floppy, image, 0o600); err != nil {
-		l.t.Fatal(err)
-	}
+	writeFloppy(l.t, m.floppy, fmt.Sprintf("version = 1\n[machine]\nrole = %q\n", role), files)
 	return m
 }
 

@@ -63,7 +63,6 @@ EXIT STATUS
   4 a privilege is missing, 5 the machine has no virtual address yet`,
 		Example: `  condorconf plan
   condorconf write --json`,
-		Args:             cobra.NoArgs,
 		SilenceErrors:    true,
 		SilenceUsage:     true,
 		PersistentPreRun: func(*cobra.Command, []string) { *started = true },

@@ -154,7 +154,7 @@ func (m *machine) privileges() string {
 // refusesJobsOf holds that the account cannot submit on m.
 func (m *machine) refusesJobsOf(account string) {
 	m.t.Helper()
-	out, err := m.as(account, "condor_submit", "/tmp/job.sub")
+	out, err := m.Try("chroot", "--userspec="+account+":"+account, m.root, "env", "--chdir=/tmp", "HOME=/tmp", "condor_submit", "job.sub")
 	if err == nil {
 		m.t.Errorf("%s submitted a job: %s", account, out)
 	} else if !strings.Contains(err.Error(), "DENIED") && !strings.Contains(err.Error(), "Failed to connect") && !strings.Contains(err.Error(), "authoriz") {
