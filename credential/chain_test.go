@@ -62,7 +62,7 @@ func holderAttributes() *attributes {
 	return &attributes{
 		kind: kindHolder, grid: "archer", user: "alice", groups: []string{"physics"},
 		roles: []Role{RoleWorker}, namespaces: []string{"one"},
-		rights: Rights{Addresses: []netip.Addr{netip.MustParseAddr("10.250.9.9")}, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}},
+		rights: Rights{Addresses: []netip.Addr{netip.MustParseAddr("10.250.9.9")}, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.8.0/24")}},
 		quota:  Quota{Leases: 10, RelayMbit: 10},
 	}
 }
@@ -221,9 +221,9 @@ func TestVerifyNodeRefuses(t *testing.T) {
 		{name: "more right: gateway", change: now(func(a *attributes) { a.rights.Gateway = true }), want: ErrWrongRight},
 		{name: "more right: address", change: now(func(a *attributes) { a.rights.Addresses = []netip.Addr{netip.MustParseAddr("10.250.0.2")} }), want: ErrWrongRight,
 			values: []string{"10.250.0.2", "10.250.9.9"}},
-		{name: "more right: wider route", change: now(func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.6.0/23")} }), want: ErrWrongRight,
-			values: []string{"192.168.6.0/23", "192.168.7.0/24"}},
-		{name: "more right: other route", change: now(func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.8.0/24")} }), want: ErrWrongRight},
+		{name: "more right: wider route", change: now(func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.8.0/23")} }), want: ErrWrongRight,
+			values: []string{"192.168.8.0/23", "192.168.8.0/24"}},
+		{name: "more right: other route", change: now(func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.9.0/24")} }), want: ErrWrongRight},
 		{name: "more right: leases", change: now(func(a *attributes) { a.quota.Leases = 11 }), want: ErrWrongRight, values: []string{"11", "10"}},
 		{name: "more right: relaying", change: now(func(a *attributes) { a.quota.RelayMbit = 11 }), want: ErrWrongRight},
 		{name: "ID of another key", change: now(func(a *attributes) { a.id[0] ^= 1 }), want: ErrKey},
@@ -262,7 +262,7 @@ func TestVerifyNodeAccepts(t *testing.T) {
 	}(), w.grid.root, nil)
 	a := w.nodeAttributes()
 	a.roles = []Role{RoleClient, RoleWaypoint}
-	a.rights = Rights{Addresses: []netip.Addr{netip.MustParseAddr("10.250.9.9")}, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.128/25")}, Router: true}
+	a.rights = Rights{Addresses: []netip.Addr{netip.MustParseAddr("10.250.9.9")}, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.8.128/25")}, Router: true}
 	a.quota.Leases = 3
 	node := forgeFor(t, w.key, a, w.holder, nil)
 	got, err := w.verifier(t).VerifyNode(chainOf(node, w.holder), testTime)
@@ -275,7 +275,7 @@ func TestVerifyNodeAccepts(t *testing.T) {
 		Serial: serialText(node.cert), NotBefore: testTime.Add(-time.Hour), NotAfter: testTime.Add(23 * time.Hour),
 		Holder: &Holder{
 			Grid: "archer", User: "alice", Group: "physics", Roles: []Role{RoleClient, RoleWaypoint, RoleWorker}, Namespaces: []string{"one"},
-			Rights: Rights{Addresses: a.rights.Addresses, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.7.0/24")}, Router: true},
+			Rights: Rights{Addresses: a.rights.Addresses, Routes: []netip.Prefix{netip.MustParsePrefix("192.168.8.0/24")}, Router: true},
 			Quota:  Quota{Leases: 10, RelayMbit: 10}, Serial: serialText(w.holder.cert), Key: keyIDOfCert(w.holder.cert),
 			NotBefore: testTime.Add(-time.Hour), NotAfter: testTime.Add(23 * time.Hour),
 		},
@@ -306,11 +306,14 @@ func TestVerifyHolderRefuses(t *testing.T) {
 		{name: "user witness*", change: func(a *attributes) { a.user = "witness-9" }, want: ErrReserved},
 		{name: "user root", change: func(a *attributes) { a.user = "root" }, want: ErrReserved},
 		{name: "user in capitals", change: func(a *attributes) { a.user = "C250000002" }, want: ErrFormat},
+		{name: "issuer's attributes in a holder's shape", change: func(a *attributes) { a.kind, a.user = kindIssuer, "" }, cert: func(c *x509.Certificate) {
+			c.MaxPathLen, c.MaxPathLenZero = 0, true
+		}, want: ErrPathLength, values: []string{"issuer", "holder"}},
 		{name: "no role", change: func(a *attributes) { a.roles = nil }, want: ErrFormat},
 		{name: "no namespace", change: func(a *attributes) { a.namespaces = nil }, want: ErrFormat},
 		{name: "unsorted roles", change: func(a *attributes) { a.roles = []Role{RoleWorker, RoleClient} }, want: ErrFormat},
 		{name: "a namespace twice", change: func(a *attributes) { a.namespaces = []string{"one", "one"} }, want: ErrFormat},
-		{name: "route with host bits", change: func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.7.1/24")} }, want: ErrFormat},
+		{name: "route with host bits", change: func(a *attributes) { a.rights.Routes = []netip.Prefix{netip.MustParsePrefix("192.168.8.1/24")} }, want: ErrFormat},
 		{name: "path length 1", cert: func(c *x509.Certificate) { c.MaxPathLen = 1 }, want: ErrPathLength, values: []string{"length 1"}},
 		{name: "no path length", cert: func(c *x509.Certificate) { c.MaxPathLen = -1 }, want: ErrPathLength},
 		{name: "no certificate authority", cert: func(c *x509.Certificate) { c.IsCA, c.MaxPathLenZero = false, false }, want: ErrPathLength},
@@ -419,6 +422,99 @@ func TestPathLength(t *testing.T) {
 			_, err := w.verifier(t).VerifyNode(chainOf(append([]signer{node}, tt.chain...)...), testTime)
 			if !errors.Is(err, ErrPathLength) && !errors.Is(err, ErrWrongGrid) {
 				t.Errorf("got %v, want ErrPathLength or ErrWrongGrid", err)
+			}
+		})
+	}
+}
+
+// What follows a good holder in a chain is not ignored.
+func TestLongChain(t *testing.T) {
+	w := newWorld(t)
+	v := w.verifier(t)
+	_, err := v.VerifyHolder(chainOf(w.holder, w.issuer, w.issuer), testTime)
+	wantRefusal(t, err, ErrPathLength)
+	_, err = v.VerifyHolder(chainOf(w.holder, w.issuer), testTime)
+	wantRefusal(t, err, ErrSignature)
+	node := forgeFor(t, w.key, w.nodeAttributes(), w.holder, nil)
+	for _, chain := range []Chain{nil, chainOf(node), chainOf(node, w.holder, w.issuer, w.issuer)} {
+		_, err = v.VerifyNode(chain, testTime)
+		wantRefusal(t, err, ErrPathLength)
+	}
+}
+
+func TestCheckReserved(t *testing.T) {
+	holder := func(user, group string, role Role) *attributes {
+		a := holderAttributes()
+		a.user, a.groups, a.roles = user, []string{group}, []Role{role}
+		return a
+	}
+	for _, tt := range []struct {
+		a              *attributes
+		byRoot, issued error
+	}{
+		{holder("alice", "physics", RoleWorker), nil, nil},
+		{holder("master-1", "infra", RoleMaster), nil, ErrReserved},
+		{holder("master-100", "infra", RoleMaster), ErrReserved, ErrReserved},
+		{holder("witness-1", "witnesses", RoleWorker), nil, ErrReserved},
+		{holder("witness-1", "physics", RoleWorker), ErrReserved, ErrReserved},
+	} {
+		for byRoot, want := range map[bool]error{true: tt.byRoot, false: tt.issued} {
+			if err := checkReserved(tt.a, byRoot); !errors.Is(err, want) {
+				t.Errorf("user %s group %s, by root %v: got %v, want %v", tt.a.user, tt.a.groups, byRoot, err, want)
+			}
+		}
+	}
+}
+
+// Where a node stands in the descriptor, whatever a root has signed for it.
+func TestPlace(t *testing.T) {
+	w := newWorld(t)
+	material := w.grid.Material[0]
+	masterKey, err := ParseKey(material.NodeKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := func(list ...string) (r []netip.Addr) {
+		for _, s := range list {
+			r = append(r, netip.MustParseAddr(s))
+		}
+		return r
+	}
+	master := func(a *attributes) { a.user, a.groups, a.roles = "master-1", []string{GroupInfra}, []Role{RoleMaster} }
+	all := addresses("10.249.0.9", "10.250.0.1", "10.250.0.2", "10.250.0.3", "10.250.9.9")
+	for _, tt := range []struct {
+		name   string
+		key    *ecdsa.PrivateKey
+		change func(node *attributes)
+		want   error
+	}{
+		{"control: a person's fixed address", w.key, func(a *attributes) { a.rights.Addresses = addresses("10.250.9.9") }, nil},
+		{"a master's address", w.key, func(a *attributes) { a.rights.Addresses = addresses("10.250.0.2") }, ErrWrongRight},
+		{"a reserved address", w.key, func(a *attributes) { a.rights.Addresses = addresses("10.250.0.1") }, ErrWrongRight},
+		{"an address outside the pool", w.key, func(a *attributes) { a.rights.Addresses = addresses("10.249.0.9") }, ErrWrongRight},
+		{"a namespace the descriptor does not have", w.key, func(a *attributes) { a.namespaces = []string{"four"} }, ErrWrongNamespace},
+		{"control: master", masterKey, func(a *attributes) { master(a); a.rights.Addresses = addresses("10.250.0.2") }, nil},
+		{"master with another key", w.key, func(a *attributes) { master(a); a.rights.Addresses = addresses("10.250.0.2") }, ErrRoster},
+		{"master at another's address", masterKey, func(a *attributes) { master(a); a.rights.Addresses = addresses("10.250.0.3") }, ErrRoster},
+		{"master at two addresses", masterKey, func(a *attributes) { master(a); a.rights.Addresses = addresses("10.250.0.2", "10.250.0.3") }, ErrRoster},
+		{"master without its address", masterKey, master, ErrRoster},
+		{"master in another namespace", masterKey, func(a *attributes) {
+			master(a)
+			a.rights.Addresses = addresses("10.250.0.2")
+			a.namespaces = []string{"two"}
+		}, ErrRoster},
+		{"master that the roster lacks", masterKey, func(a *attributes) { master(a); a.user = "master-9"; a.rights.Addresses = addresses("10.250.0.2") }, ErrRoster},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := w.nodeAttributes()
+			a.id = NodeIDOf(&tt.key.PublicKey)
+			tt.change(a)
+			h := holderAttributes()
+			h.user, h.groups, h.roles, h.namespaces, h.rights.Addresses = a.user, a.groups, a.roles, []string{"four", "one", "two"}, all
+			holder := forge(t, h, w.grid.root, nil)
+			_, err := w.verifier(t).VerifyNode(chainOf(forgeFor(t, tt.key, a, holder, nil), holder), testTime)
+			if !errors.Is(err, tt.want) {
+				t.Errorf("got %v, want %v", err, tt.want)
 			}
 		})
 	}

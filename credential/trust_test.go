@@ -393,6 +393,14 @@ func TestRevocation(t *testing.T) {
 			t.Errorf("kept: %v", err)
 		}
 	})
+	t.Run("of another grid with this root", func(t *testing.T) {
+		l := &RevocationList{Grid: "rover", Version: 1, Issued: testTime}
+		if err := l.sign(root.key); err != nil {
+			t.Fatal(err)
+		}
+		_, err := NewVerifier(w.grid.Descriptor, l)
+		wantRefusal(t, err, ErrWrongGrid, "rover", "archer")
+	})
 	t.Run("not signed by a root or an issuer of the grid", func(t *testing.T) {
 		other := newWorld(t)
 		stranger := Certificate(other.issuer.cert.Raw)
