@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -32,6 +33,7 @@ const (
 	notifyEvery  = time.Minute      // systemd's watchdog waits 300 s
 	unitLimit    = 90 * time.Second // for one unit to start or stop
 	condorLimit  = 60 * time.Second // for condorconf
+	queryLimit   = 20 * time.Second // for one question to HTCondor
 )
 
 // newWatchCommand returns the verb watch.
@@ -338,7 +340,7 @@ func isNoUnit(err error) bool {
 	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.NoSuchUnit"
 }
 
-// probe returns nil when the role's units run and its port answers.
+// probe returns nil when the role's units run and its collector answers.
 func probe(ctx context.Context, p watch.Probe) error {
 	conn, err := systemd.NewWithContext(ctx)
 	if err != nil {
@@ -354,15 +356,31 @@ func probe(ctx context.Context, p watch.Probe) error {
 			return fmt.Errorf("%s is %s: journalctl -u %s says why", name, state, name)
 		}
 	}
-	if !p.Port.IsValid() {
+	if !p.Collector.IsValid() {
 		return nil
 	}
+	return probeCollector(ctx, p.Collector)
+}
+
+// probeCollector returns nil when the collector at addr answers a query. The
+// port alone says little: it is open before the collector behind it runs.
+func probeCollector(ctx context.Context, addr netip.AddrPort) error {
 	d := net.Dialer{Timeout: 2 * time.Second}
-	c, err := d.DialContext(ctx, "tcp", p.Port.String())
+	c, err := d.DialContext(ctx, "tcp", addr.String())
 	if err != nil {
 		return fmt.Errorf("HTCondor does not answer: %w", err)
 	}
-	return c.Close()
+	c.Close()
+	ctx, cancel := context.WithTimeout(ctx, queryLimit)
+	defer cancel()
+	out, err := sysrun.Output(ctx, "condor_status", "-collector", "-autoformat", "Name")
+	if err != nil {
+		return fmt.Errorf("ask HTCondor's collector: %w", err)
+	}
+	if len(strings.TrimSpace(string(out))) == 0 {
+		return errors.New("HTCondor's collector does not know itself yet")
+	}
+	return nil
 }
 
 // followMedia sends an event when a disk was put in or taken out since the

@@ -160,11 +160,11 @@ func (u Units) after(undone Units) Units {
 	return u
 }
 
-// Probe is to find out whether the role works: its units run and, where Port
-// is set, something accepts TCP connections there.
+// Probe is to find out whether the role works: its units run and, where
+// Collector is valid, an HTCondor collector answers there.
 type Probe struct {
-	Units []string
-	Port  netip.AddrPort
+	Units     []string
+	Collector netip.AddrPort
 }
 
 // Announce is to write a line on every console.
@@ -399,7 +399,7 @@ func (m *Machine) wantHost() (Host, bool) {
 func (m *Machine) probe(address netip.Addr) Probe {
 	p := Probe{Units: m.runs}
 	if m.applied.Role == "master" || m.applied.Role == "standalone" {
-		p.Port = netip.AddrPortFrom(address, condorPort)
+		p.Collector = netip.AddrPortFrom(address, condorPort)
 	}
 	return p
 }

@@ -48,7 +48,7 @@ var (
 func host(n Node, alias string) Host { return Host{n.Name, n.Address, alias} }
 
 func probeOf(a netip.Addr) Probe {
-	return Probe{Units: []string{"condor.service"}, Port: netip.AddrPortFrom(a, 9618)}
+	return Probe{Units: []string{"condor.service"}, Collector: netip.AddrPortFrom(a, 9618)}
 }
 
 func ready(n Node) Announce {
@@ -81,7 +81,7 @@ func TestStories(t *testing.T) {
 			{3 * s, UnitsDone{}, []Action{probeOf(lo)}, StateStarting, 0},
 			{3 * s, Probed{}, []Action{Announce{"grid-appliance: READY name=standalone address=127.0.0.1 role=standalone grid=none group=none"}}, StateReady, 0},
 		},
-		"worker waits for its credential, and its port is not probed": {
+		"worker waits for its credential, and it has no collector to probe": {
 			{0, worker, []Action{boot}, StateApplied, 0},
 			{1 * s, UnitsDone{}, none, StateJoining, 0},
 			{2 * s, node, []Action{host(node, "")}, StateStarting, 0},

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"encoding/json"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"gridappliance/firstboot/source"
+	"gridappliance/firstboot/units"
+	"gridappliance/firstboot/watch"
+	"gridappliance/internal/need"
+	"gridappliance/internal/netlab"
+	"gridappliance/internal/sysrun"
+)
+
+// bootPatience is for a whole system on a busy machine.
+const bootPatience = 4 * time.Minute
+
+// lab boots the base with this tree's programs and units, and disk as the
+// floppy accepted before: a container has no drive.
+func lab(t *testing.T, disk []byte) *netlab.Container {
+	t.Helper()
+	root := netlab.Root(t, need.Container(t))
+	programs := t.TempDir()
+	for _, name := range []string{"firstboot", "overlayd", "condorconf"} {
+		if _, err := sysrun.Run(t.Context(), sysrun.Command{Name: "go", Dir: "..", Env: append(os.Environ(), "CGO_ENABLED=0"),
+			Args: []string{"build", "-o", filepath.Join(programs, name), "./" + name}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := netlab.Boot(t, root, func(root string) {
+		copyInto(t, os.DirFS(programs), filepath.Join(root, "usr/lib/grid"), 0o755)
+		copyInto(t, units.FS, filepath.Join(root, units.Dir), 0o644)
+		put(t, root, source.Accepted, string(disk))
+		for _, unit := range units.Enabled {
+			text, err := fs.ReadFile(units.FS, unit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wanted := regexp.MustCompile(`(?m)^WantedBy=(.*)$`).FindStringSubmatch(string(text))
+			link := filepath.Join(root, "etc/systemd/system", wanted[1]+".wants", unit)
+			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			os.Remove(link)
+			if err := os.Symlink("/"+units.Dir+"/"+unit, link); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	c.WaitBooted(bootPatience)
+	return c
+}
+
+func copyInto(t *testing.T, from fs.FS, to string, mode fs.FileMode) {
+	t.Helper()
+	err := fs.WalkDir(from, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		content, err := fs.ReadFile(from, path)
+		if err != nil {
+			return err
+		}
+		put(t, to, path, string(content))
+		return os.Chmod(filepath.Join(to, path), mode)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// waitState waits until firstboot status inside says want.
+func waitState(t *testing.T, c *netlab.Container, want watch.State) status {
+	t.Helper()
+	var s status
+	for deadline := time.Now().Add(bootPatience); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
+		out, _ := c.Try("cat", "/"+statusPath)
+		json.Unmarshal([]byte(out), &s)
+		if s.State == want {
+			return s
+		}
+	}
+	journal, _ := c.Try("journalctl", "--no-pager", "--output=short-monotonic", "--unit=grid-firstboot", "--unit=grid-firewall", "--unit=grid-watch", "--unit=overlayd", "--unit=condor")
+	t.Fatalf("status is %+v, want %s\n%s", s, want, journal)
+	return s
+}
+
+// A master's floppy becomes a master: units in order, address, name, HTCondor,
+// READY; then a floppy that differs in one thing restarts nothing else.
+func TestMasterUnderSystemd(t *testing.T) {
+	c := lab(t, masterDisk(t, grid(t, time.Now())))
+	s := waitState(t, c, watch.StateReady)
+	if s.Name != "C250000002.ipop" || s.Address != "10.250.0.2" || s.Source != "/var/lib/grid/floppy.img (accepted before)" {
+		t.Errorf("status %+v", s)
+	}
+	want := "grid-appliance: READY name=C250000002.ipop address=10.250.0.2 role=master grid=archer group=infra\n"
+	if got := c.Run("cat", "/"+readyPath); got != want {
+		t.Errorf("announced %q", got)
+	}
+	if got := c.Run("hostname", "-f"); got != "C250000002.ipop\n" {
+		t.Errorf("hostname -f is %q", got)
+	}
+	if got := c.Run("condor_status", "-collector", "-af", "Machine"); got != "C250000002.ipop\n" {
+		t.Errorf("condor_status -collector says %q", got)
+	}
+	if rules := c.Run("nft", "list", "table", "inet", "grid"); !strings.Contains(rules, "10.250.0.0/16") {
+		t.Errorf("rules:\n%s", rules)
+	}
+	if failed := c.Run("systemctl", "list-units", "--failed", "--plain", "--no-legend", "grid-*", "overlayd*", "condor*"); failed != "" {
+		t.Errorf("failed: %s", failed)
+	}
+
+	// The same floppy by hand changes nothing.
+	if out := c.Run("/usr/lib/grid/firstboot", "apply"); !strings.HasSuffix(out, ": nothing to change\n") {
+		t.Errorf("apply again: %s", out)
+	}
+	// grid-watch restarted: everything is as it should be, so nothing restarts.
+	since := func(unit string) string {
+		return c.Run("systemctl", "show", "--property=ActiveEnterTimestampMonotonic", unit)
+	}
+	condor, overlay := since("condor"), since("overlayd")
+	c.Run("systemctl", "restart", "grid-watch")
+	waitState(t, c, watch.StateReady)
+	if since("condor") != condor || since("overlayd") != overlay {
+		t.Error("a restart of grid-watch restarted others")
+	}
+}
+
+// A grid of one, without an overlay; then the mark is what keeps services from
+// a half-applied floppy.
+func TestStandaloneUnderSystemd(t *testing.T) {
+	c := lab(t, standaloneDisk(t, ""))
+	s := waitState(t, c, watch.StateReady)
+	if s.Name != "standalone" || s.Address != "127.0.0.1" {
+		t.Errorf("status %+v", s)
+	}
+	if got, _ := c.Try("systemctl", "is-active", "overlayd"); got != "inactive\n" {
+		t.Errorf("overlayd is %q", got)
+	}
+	c.Run("rm", "/run/grid/applied")
+	c.Run("systemctl", "restart", "condor")
+	if got, _ := c.Try("systemctl", "is-active", "condor"); got == "active\n" {
+		t.Error("condor runs without the mark")
+	}
+}
+
+// A broken floppy: no service of a role, the line in the status, login stays.
+func TestRefusedUnderSystemd(t *testing.T) {
+	c := lab(t, []byte("no floppy"))
+	s := waitState(t, c, watch.StateRefused)
+	if !strings.Contains(s.Detail, "/var/lib/grid/floppy.img") {
+		t.Errorf("status %+v", s)
+	}
+	for _, unit := range []string{"overlayd", "condor"} {
+		if got, _ := c.Try("systemctl", "is-active", unit); got != "inactive\n" {
+			t.Errorf("%s is %q", unit, got)
+		}
+	}
+	if got := c.Run("systemctl", "is-active", "getty.target"); got != "active\n" {
+		t.Errorf("getty.target is %q", got)
+	}
+}
