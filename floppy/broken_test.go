@@ -195,6 +195,7 @@ var brokenConfigs = []broken{
 	{name: "unknown-table", image: tomlOnly("version = 1\n[machin]\nrole = \"standalone\"\nanything = 1\n[a.b]\n")},
 	{name: "key-in-wrong-table", image: tomlOnly("version = 1\nrole = \"standalone\"\n[machine]\nmtu = 1400\nversion = 1\n")},
 	{name: "duplicate-key", image: tomlOnly("version = 1\n[machine]\nrole = \"standalone\"\nrole = \"worker\"\n")},
+	{name: "quoted-dots", image: tomlOnly("version = 1\n\"machine.role\" = \"standalone\"\n")},
 	{name: "duplicate-table", image: tomlOnly("version = 1\n[machine]\nrole = \"standalone\"\n[condor]\nslots = 1\n[machine]\nconsole = \"off\"\n")},
 	{name: "dotted-and-table", image: tomlOnly("version = 1\nmachine.role = \"standalone\"\n[machine]\nconsole = \"off\"\n")},
 	{name: "wrong-types", image: tomlOnly(`version = "1"
@@ -256,6 +257,7 @@ var brokenCredentials = []broken{
 	{name: "no-right-router", image: workerWith("[network]\nmode = \"router\"\nlan-interface = \"eth1\"\n")},
 	{name: "no-such-master", image: workerWith("[condor]\nmasters = [\"C250000009.ipop\"]\nflock = [\"C250000020.ipop\"]\n")},
 	{name: "clock-in-the-past", at: now.AddDate(-6, 0, 0), image: workerWith("")},
+	{name: "expired-and-no-config", at: now.AddDate(0, 6, 0), image: of(func(w *world) []File { return w.alice })},
 	{name: "expired", at: now.AddDate(0, 6, 0), image: workerWith("")},
 	{name: "tampered-descriptor", image: of(func(w *world) []File {
 		return with(w.alice, config("worker", ""), File{DescriptorFile, changeDescriptor(pick(w.alice, DescriptorFile))})

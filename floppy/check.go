@@ -46,20 +46,22 @@ func CheckFiles(name string, files []File, now time.Time) (*Floppy, error) {
 // Revocation is not looked at: what a floppy can know of it is as old as the
 // floppy.
 func (f *Floppy) Check(now time.Time) diag.List {
-	if f.Config == nil {
-		return nil
-	}
-	problems := append(f.Config.Validate(), f.checkFiles()...)
-	if !f.Config.Machine.Role.inGrid() {
-		return problems
+	var problems diag.List
+	if f.Config != nil {
+		problems = append(f.Config.Validate(), f.checkFiles()...)
+		if f.Config.Machine.Role == RoleStandalone {
+			return problems
+		}
 	}
 	identity, wrong := f.checkCredential(now)
 	problems = append(problems, wrong...)
 	if identity == nil {
 		return problems
 	}
-	problems = append(problems, f.checkWithin(identity)...)
-	problems = append(problems, f.checkRoster(identity, now)...)
+	if f.Config != nil && f.Config.Machine.Role.inGrid() {
+		problems = append(problems, f.checkWithin(identity)...)
+		problems = append(problems, f.checkRoster(identity, now)...)
+	}
 	if f.DHCP != nil {
 		problems = append(problems, f.DHCP.Check(identity.Descriptor)...)
 	}

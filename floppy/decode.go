@@ -141,7 +141,11 @@ func joinKey(it unstable.Iterator) (path string, at span) {
 			at.start = int(n.Raw.Offset)
 		}
 		at.end = int(n.Raw.Offset + n.Raw.Length)
-		parts = append(parts, string(n.Data))
+		part := string(n.Data)
+		if strings.Contains(part, ".") { // "a.b" in quotes is one name, not two
+			part = strconv.Quote(part)
+		}
+		parts = append(parts, part)
 	}
 	return strings.Join(parts, "."), at
 }

@@ -28,7 +28,11 @@ func SetKey(name string, text []byte, path, value string) ([]byte, error) {
 	}
 	key, _ := d.config.find(path)
 	if key == nil {
-		return nil, diag.List{{File: name, Path: printable(path), Message: "unknown key", Remedy: d.suggest(path)}}
+		p := diag.Problem{File: name, Path: printable(path), Message: "unknown key", Remedy: d.suggest(path)}
+		if strings.HasPrefix(path, "modules") {
+			p.Message, p.Remedy = "cannot be set by itself", "write a table [[modules]] into the file"
+		}
+		return nil, diag.List{p}
 	}
 	if at, ok := d.spans[path]; ok {
 		return splice(text, at.start, at.end, value), nil

@@ -19,8 +19,8 @@
 //
 // Invariants: equal content is equal bytes (WriteImage, Zip). No input makes
 // the package panic, run on, or allocate more than a few times an image. Keys
-// are of type Secret and do not print. Nothing here touches a file system,
-// the network or the clock.
+// are of type Secret and do not print. Nothing here touches a file system
+// (but for the system's time zones), the network or the clock.
 //
 // All functions are safe for concurrent use; a *Floppy or *Config is not
 // while it is being changed.

@@ -40,7 +40,8 @@ func readXML(file string, text []byte, root string, allowed schema) ([]xmlLeaf, 
 	x := xmlReader{file: file, text: text, root: root, allowed: allowed, seen: map[string]int{}}
 	x.decoder = xml.NewDecoder(bytes.NewReader(text))
 	x.decoder.CharsetReader = func(charset string, _ io.Reader) (io.Reader, error) {
-		return nil, fmt.Errorf("the encoding is %q, save it as UTF-8", charset)
+		x.charset = charset
+		return nil, errors.ErrUnsupported
 	}
 	for x.next() {
 	}
@@ -57,6 +58,7 @@ type xmlReader struct {
 	root     string
 	allowed  schema
 	decoder  *xml.Decoder
+	charset  string // one that is not UTF-8
 	rooted   bool
 	open     []openElement  // from the root down; the root has path ""
 	seen     map[string]int // path -> how often it stood there
@@ -108,6 +110,10 @@ func (x *xmlReader) next() bool {
 // end reports a syntax error.
 func (x *xmlReader) end(err error) {
 	if errors.Is(err, io.EOF) {
+		return
+	}
+	if x.charset != "" {
+		x.add(0, "", fmt.Sprintf("is in the encoding %q", printable(x.charset)), "save it as UTF-8")
 		return
 	}
 	var syntax *xml.SyntaxError
