@@ -231,8 +231,8 @@ func TestExitStatus(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"bild"}, diag.ExitUsage, `unknown command "bild" for "builder", did you mean "build"?`},
-		{[]string{"floppy", "knew"}, diag.ExitUsage, `unknown command "knew" for "builder floppy"`},
+		{[]string{"bild"}, diag.ExitUsage, `builder has no verb "bild": did you mean "build"?`},
+		{[]string{"floppy", "knew"}, diag.ExitUsage, `builder floppy has no verb "knew"`},
 		{[]string{"build", "--flopy", "x"}, diag.ExitUsage, "unknown flag"},
 		{[]string{"build", "a", "b"}, diag.ExitUsage, "accepts at most 1 arg"},
 		{[]string{"build", "--disk", "8"}, diag.ExitUsage, `"8" is not a size`},

@@ -15,38 +15,20 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"gridappliance/internal/diag"
+	"gridappliance/internal/cli"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { os.Exit(cli.Main(run)) }
 
 // run is the whole command, with the process's surroundings passed in, so that
 // tests run it as a user would. It returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRootCommand()
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	started := trackStart(root)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !*started && diag.Of(err) == nil {
-		err = diag.UsageError{Err: err} // cobra refused the command line
-	}
-	return diag.Report(stderr, "builder", err)
+	return cli.Run(ctx, newRootCommand(), args, stdin, stdout, stderr)
 }
 
 func newRootCommand() *cobra.Command {
@@ -63,8 +45,6 @@ EXIT STATUS
   builder floppy new --grid archer --role worker --group physics --user alice -o alice.img
   builder build --floppy alice.img --target qcow2 -o out/
   builder boot out/grid-private.qcow2 --until READY`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
 	}
 	root.AddCommand(commands()...)
 	return root
@@ -82,45 +62,6 @@ func commands() []*cobra.Command {
 		newBuildCommand(),
 		newBootCommand(),
 	}
-}
-
-// trackStart wraps every verb below root so that the result tells whether one
-// began to run: what fails before that is a mistake on the command line. So is
-// a word after a group of verbs that is none of them.
-func trackStart(root *cobra.Command) *bool {
-	started := new(bool)
-	var wrap func(*cobra.Command)
-	wrap = func(c *cobra.Command) {
-		if c.HasSubCommands() && !c.Runnable() {
-			c.Args, c.RunE = cobra.ArbitraryArgs, runGroup
-		} else if runE := c.RunE; runE != nil {
-			c.RunE = func(c *cobra.Command, args []string) error {
-				*started = true
-				return runE(c, args)
-			}
-		}
-		for _, sub := range c.Commands() {
-			wrap(sub)
-		}
-	}
-	wrap(root)
-	return started
-}
-
-// runGroup is what a group of verbs does without one: it shows its help.
-func runGroup(c *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return c.Help()
-	}
-	var names []string
-	for _, sub := range c.Commands() {
-		names = append(names, sub.Name())
-	}
-	err := fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())
-	if near := diag.Suggest(args[0], names); near != "" {
-		err = fmt.Errorf("%w, did you mean %q?", err, near)
-	}
-	return err
 }
 
 // writeJSON writes v as indented JSON and a final newline.

@@ -24,39 +24,21 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"gridappliance/internal/diag"
+	"gridappliance/internal/cli"
 )
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { os.Exit(cli.Main(run)) }
 
 // run is the whole command, with the process's surroundings passed in, so that
 // tests run it as a user would. It returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	started := false
-	root := newRootCommand(&started)
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !started && diag.Of(err) == nil {
-		err = diag.UsageError{Err: err} // cobra refused the command line
-	}
-	return diag.Report(stderr, "firstboot", err)
+	return cli.Run(ctx, newRootCommand(), args, stdin, stdout, stderr)
 }
 
-// newRootCommand returns the command; a verb that begins to run sets started.
-func newRootCommand(started *bool) *cobra.Command {
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "firstboot",
 		Short: "make this machine what its floppy says",
@@ -72,11 +54,6 @@ EXIT STATUS
 		Example: `  firstboot status
   firstboot check --floppy alice.img
   firstboot plan`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			*started = true
-		},
 	}
 	var m machine
 	root.PersistentFlags().StringVar(&m.root, "root", "/", "the tree to work on; anything but / is only files: no clock, no services")

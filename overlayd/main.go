@@ -16,41 +16,24 @@ import (
 	"context"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"gridappliance/internal/diag"
+	"gridappliance/internal/cli"
 )
 
 // version is what the status calls this program.
 const version = "0.1.0"
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
-}
+func main() { os.Exit(cli.Main(run)) }
 
 // run is the whole command, with the process's surroundings passed in, so that
 // tests run it as a user would. It returns the exit status.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	started := false
-	root := newRootCommand(&started)
-	root.SetArgs(args)
-	root.SetIn(stdin)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
-	if err != nil && !started && diag.Of(err) == nil {
-		err = diag.UsageError{Err: err} // cobra refused the command line
-	}
-	return diag.Report(stderr, "overlayd", err)
+	return cli.Run(ctx, newRootCommand(), args, stdin, stdout, stderr)
 }
 
-func newRootCommand(started *bool) *cobra.Command {
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "overlayd",
 		Short: "one node of a grid's virtual network",
@@ -64,12 +47,8 @@ EXIT STATUS
 		Example: `  overlayd run --floppy master-1.img
   overlayd status
   overlayd whois 10.250.0.2`,
-		Args:             cobra.NoArgs,
-		Version:          version,
-		SilenceErrors:    true,
-		SilenceUsage:     true,
-		PersistentPreRun: func(*cobra.Command, []string) { *started = true },
-		RunE:             func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:    cobra.NoArgs,
+		Version: version,
 	}
 	root.AddCommand(newRunCommand(), newStatusCommand(), newWhoisCommand(), newKeygenCommand())
 	return root
