@@ -95,6 +95,66 @@ func TestFloppyNewStandalone(t *testing.T) {
 	}
 }
 
+// TestFloppyShow: what a person and a script read. The keys of the JSON are
+// fixed: scripts use them.
+func TestFloppyShow(t *testing.T) {
+	t.Chdir(t.TempDir())
+	writeFile(t, "own.toml", "version = 1\nmachine.role = \"standalone\"\n[[modules]]\nsource = \"/m\"\nsha256 = \""+strings.Repeat("0", 64)+"\"\n")
+	mustBuild(t, "floppy", "new", "--role", "standalone", "--config", "own.toml", "-o", "try.img")
+	out, _ := mustBuild(t, "floppy", "show", "--json", "try.img")
+	const wantJSON = `{
+  "floppy": "try.img",
+  "files": [
+    {
+      "name": "GRID.TML",
+      "bytes": 142,
+      "secret": false
+    }
+  ],
+  "config": {
+    "condor.flock": true,
+    "condor.group": "",
+    "condor.masters": "discover",
+    "condor.owner-preempts": true,
+    "condor.slots": 0,
+    "condor.user": "",
+    "machine.console": "login",
+    "machine.role": "standalone",
+    "machine.timezone": "Etc/UTC",
+    "modules": [
+      {
+        "sha256": "0000000000000000000000000000000000000000000000000000000000000000",
+        "source": "/m"
+      }
+    ],
+    "network.bootstrap": [],
+    "network.device": "tapipop",
+    "network.hostname": "",
+    "network.lan-interface": "",
+    "network.mode": "host",
+    "network.mtu": 0,
+    "network.multicast": true,
+    "network.namespace": "",
+    "share.autofs": true,
+    "share.export": "/mnt/local",
+    "users.names": [],
+    "version": 1
+  },
+  "credential": null,
+  "problems": []
+}
+`
+	if d := cmp.Diff(wantJSON, out); d != "" {
+		t.Errorf("--json (-want +got):\n%s", d)
+	}
+	out, _ = mustBuild(t, "floppy", "show", "try.img")
+	for _, line := range []string{"  GRID.TML  142 bytes  ", `  machine.timezone       "Etc/UTC"`, "  modules[1]             /m  000000"} {
+		if !strings.Contains(out, line) {
+			t.Errorf("no line %q in\n%s", line, out)
+		}
+	}
+}
+
 func TestFloppyNewForGrid(t *testing.T) {
 	newGridFolder(t)
 	writeFile(t, "key.pub", "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA me\n")
