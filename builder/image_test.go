@@ -239,7 +239,7 @@ func TestExitStatus(t *testing.T) {
 		{[]string{"build", "--floppy", "x", "--no-floppy"}, diag.ExitUsage, "if any flags in the group"},
 		{[]string{"build", "--name", "a/b"}, diag.ExitInvalid, `--name: name: "a/b" is not a name`},
 		{[]string{"build", "/nowhere.toml"}, diag.ExitFailed, "read definition: open /nowhere.toml"},
-		{[]string{"build", "--floppy", "/nowhere.img"}, diag.ExitFailed, "read floppy: open /nowhere.img"},
+		{[]string{"build", "--floppy", "/nowhere.img"}, diag.ExitFailed, "read /nowhere.img: no such file"},
 		{[]string{"build", "--base", empty}, diag.ExitFailed, "not a base"},
 		{[]string{"build", "--store", empty}, diag.ExitFailed, "builder base build"},
 		{[]string{"boot"}, diag.ExitUsage, "accepts 1 arg"},

@@ -83,7 +83,7 @@ func TestExitCodes(t *testing.T) {
 	}{
 		{"help", []string{"--help"}, diag.ExitDone, "EXIT STATUS"},
 		{"no verb", []string{}, diag.ExitDone, "Available Commands"},
-		{"unknown verb", []string{"walk"}, diag.ExitUsage, `unknown command "walk"`},
+		{"unknown verb", []string{"walk"}, diag.ExitUsage, `overlayd has no verb "walk"`},
 		{"unknown flag", []string{"status", "--colour"}, diag.ExitUsage, "--colour"},
 		{"no floppy named", []string{"run"}, diag.ExitUsage, "--floppy FILE"},
 		{"no address", []string{"whois"}, diag.ExitUsage, "1 arg"},

@@ -65,14 +65,16 @@ func Run(ctx context.Context, root *cobra.Command, args []string, stdin io.Reade
 // unknownVerb is the error for a word where a verb should stand. Cobra alone
 // would print the help of the group it stands in, and call that success.
 func unknownVerb(root *cobra.Command, args []string) error {
-	c, rest, err := root.Find(args)
-	if err != nil || c.Runnable() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") ||
+	c, rest, _ := root.Find(args)
+	if c.Runnable() || len(rest) == 0 || strings.HasPrefix(rest[0], "-") ||
 		strings.HasPrefix(rest[0], cobra.ShellCompRequestCmd) {
-		return err
+		return nil
 	}
 	var verbs []string
 	for _, sub := range c.Commands() {
-		verbs = append(verbs, sub.Name())
+		if sub.IsAvailableCommand() {
+			verbs = append(verbs, sub.Name())
+		}
 	}
 	return fmt.Errorf("%s has no verb %q: %s", c.CommandPath(), rest[0],
 		diag.DidYouMean(rest[0], verbs, "it has "+strings.Join(verbs, ", ")))

@@ -15,7 +15,7 @@ import (
 )
 
 func newRoot(verb error) *cobra.Command {
-	root := &cobra.Command{Use: "thing", Args: cobra.NoArgs}
+	root := &cobra.Command{Use: "thing"}
 	root.AddCommand(&cobra.Command{
 		Use: "do FILE", Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
