@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"gridappliance/condorconf/tree"
+	"gridappliance/internal/need"
 	"gridappliance/internal/sysrun"
 )
 
@@ -23,12 +24,10 @@ func TestHTCondorReads(t *testing.T) {
 	}
 	l := newLab(t, 1)
 	m := l.machine("reader", nil, "standalone")
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(t, sysrun.Command{Name: "cp", Args: []string{"-r", self, "pool/testdata", filepath.Join(m.root, "tmp")}})
-	out, err := m.Try("chroot", m.root, "env", insideVariable+"=/tmp/testdata", "/tmp/"+filepath.Base(self), "-test.v", "-test.run=^TestHTCondorReads$")
+	binary := filepath.Join(m.root, "tmp/condorconf.test")
+	must(t, sysrun.Command{Name: need.Tool(t, "go"), Args: []string{"test", "-c", "-o", binary, "."}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	must(t, sysrun.Command{Name: "cp", Args: []string{"-r", "pool/testdata", filepath.Join(m.root, "tmp")}})
+	out, err := m.Try("chroot", m.root, "env", insideVariable+"=/tmp/testdata", "/tmp/condorconf.test", "-test.v", "-test.run=^TestHTCondorReads$")
 	if err != nil || !strings.Contains(out, "--- PASS: TestHTCondorReads/wrong_syntax") {
 		t.Errorf("inside: %v\n%s", err, out)
 	}

@@ -189,6 +189,9 @@ func (m *machine) accounts() {
 func (m *machine) put(name, text string) {
 	m.t.Helper()
 	path := filepath.Join(m.root, name)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
 	os.Remove(path) // it may be a link to what is not there
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 		m.t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"gridappliance/condorconf/pool"
 	"gridappliance/credential"
 	"gridappliance/floppy"
+	"gridappliance/internal/need"
 )
 
 func TestStandaloneRunsAJob(t *testing.T) {
@@ -225,5 +226,36 @@ func TestAddressChange(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{pool.NFSUnit}, r.Restart); diff != "" {
 		t.Errorf("restart (-want +got):\n%s", diff)
+	}
+}
+
+// TestTwoMasters: one negotiator at a time, and another when its machine dies.
+func TestTwoMasters(t *testing.T) {
+	need.Long(t)
+	l := newLab(t, 2)
+	first, second := l.master(0), l.master(1)
+	worker := l.person(floppy.RoleWorker, "physics", "alice", "10.250.0.17")
+	client := l.person(floppy.RoleClient, "physics", "alice", "10.250.0.18")
+	first.condorconf("write")
+	second.condorconf("write")
+	l.certify(worker)
+	l.certify(client)
+	worker.condorconf("write")
+	client.condorconf("write")
+	running := first.start()
+	second.start()
+	worker.start()
+	client.start()
+	// The client's tools may ask either collector, so each is asked by itself.
+	negotiator := func(m *machine) string { return m.member.Name + "\n" }
+	first.until(2*time.Minute, negotiator(first), "condor_status", "-pool", first.member.Name, "-negotiator", "-af", "Machine")
+	second.until(time.Minute, worker.Name, "condor_status", "-pool", second.member.Name, "-af", "Machine")
+	if got := client.submit("echo one"); got != "one\n" {
+		t.Errorf("the job said %q", got)
+	}
+	first.kill(running)
+	second.until(3*time.Minute, negotiator(second), "condor_status", "-pool", second.member.Name, "-negotiator", "-af", "Machine")
+	if got := client.submit("echo two"); got != "two\n" {
+		t.Errorf("after the first master's end the job said %q", got)
 	}
 }
