@@ -144,14 +144,15 @@ func TestNothing(t *testing.T) {
 // it is not taken.
 func TestBrokenIsNotPassedOver(t *testing.T) {
 	larger := bytes.Clone(image(t, "worker"))
-	copy(larger[19:], "\x00\x20") // 8,192 sectors
+	copy(larger[19:], "\x00\x20")                                            // 8,192 sectors: no floppy any more
+	copy(larger[bytes.Index(larger, []byte("GRID    TML"))+26:], "\x00\x00") // and the file begins nowhere
 	noBase64 := credential(t, image(t, "worker"))
 	noBase64[100] = '!'
 	tests := map[string]struct {
 		files map[string][]byte
 		want  string
 	}{
-		"larger FAT":      {map[string][]byte{"dev/sdb1": larger}, "/dev/sdb1 (GRIDCONF): the FAT filesystem is larger than a floppy"},
+		"larger FAT":      {map[string][]byte{"dev/sdb1": larger}, "/dev/sdb1 (GRIDCONF): GRID.TML: the filesystem is damaged"},
 		"CD cut off":      {map[string][]byte{"dev/sr0": isoHead("GRIDCONF", 48<<10)}, "/dev/sr0 (GRIDCONF): "},
 		"credential":      {map[string][]byte{"run/credentials/@system/grid.cfg": noBase64}, "credential grid.cfg (system credentials): credential: not base64"},
 		"credential text": {map[string][]byte{"sys/firmware/qemu_fw_cfg/by_name/opt/io.systemd.credentials/grid.cfg/raw": []byte("hello")}, "credential grid.cfg (fw_cfg): not the base64 of a floppy's zip"},
@@ -277,6 +278,47 @@ func TestMadeByOthers(t *testing.T) {
 	})
 }
 
+// A memory stick with a floppy's files on it, among what systems leave there.
+func TestStick(t *testing.T) {
+	mkfs := need.Tool(t, "mkfs.fat")
+	need.Tool(t, "mcopy", "mmd", "mattrib")
+	text := []byte("version = 1\n[machine]\nrole = \"standalone\"\n" + strings.Repeat("# padding over several clusters\n", 400))
+	for _, kind := range []struct{ bits, kilobytes, name string }{
+		{"12", "1800", "GRID.TML"}, {"16", "20000", "grid.tml"}, {"32", "80000", "appliance.toml"},
+	} {
+		t.Run("FAT"+kind.bits, func(t *testing.T) {
+			dir := t.TempDir()
+			disk := filepath.Join(dir, "disk")
+			write(t, filepath.Join(dir, kind.name), text)
+			write(t, filepath.Join(dir, "hidden.txt"), []byte("x"))
+			for _, command := range [][]string{
+				{mkfs, "-C", "-F", kind.bits, "-s", "1", "-n", "GRIDCONF", disk, kind.kilobytes},
+				{"mmd", "-i", disk, "::System Volume Information"},
+				{"mcopy", "-i", disk, dir + "/hidden.txt", "::hidden.txt"},
+				{"mattrib", "-i", disk, "+h", "::hidden.txt"},
+				{"mcopy", "-i", disk, dir + "/" + kind.name, "::" + kind.name},
+			} {
+				if _, err := sysrun.Output(t.Context(), command[0], command[1:]...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			root := tree(t, map[string][]byte{"dev/sdb1": nil})
+			if err := os.Rename(disk, filepath.Join(root, "dev/sdb1")); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(root, "sys/class/block/sdb1/size"), []byte("5760"))
+			found, _, err := Find(t.Context(), Machine{Root: root})
+			if err != nil || found == nil {
+				t.Fatal(found, err)
+			}
+			got, err := floppy.ReadImage(found.Image)
+			if diff := cmp.Diff([]floppy.File{{Name: "GRID.TML", Data: text}}, got); err != nil || diff != "" {
+				t.Error(err, diff)
+			}
+		})
+	}
+}
+
 // The label is the root directory's where the boot sector says otherwise, as
 // on disks that Windows has renamed.
 func TestLabelOfTheDirectory(t *testing.T) {
@@ -361,6 +403,37 @@ func FuzzVolume(f *testing.F) {
 		v, err := parseVolume(bytes.NewReader(disk))
 		if err == nil && v.kind == kindOther && v.label != "" {
 			t.Errorf("no filesystem, but the label %q", v.label)
+		}
+	})
+}
+
+// Reading a FAT of any kind ends, and gives no more than a floppy holds.
+func FuzzFAT(f *testing.F) {
+	f.Add(image(f, "worker")[:24<<10])
+	fat16 := bytes.Clone(image(f, "worker")[:24<<10])
+	copy(fat16[19:], "\x00\x20")
+	f.Add(fat16)
+	fat32 := make([]byte, 24<<10)
+	copy(fat32[11:], "\x00\x02\x01\x01\x00\x01")
+	copy(fat32[32:], "\x00\x00\x10\x00\x01\x00\x00\x00\x00\x00\x00\x00\x02")
+	copy(fat32[512+8:], "\x02") // the root directory's chain is a loop
+	fat32[510], fat32[511] = 0x55, 0xaa
+	f.Add(fat32)
+	f.Fuzz(func(t *testing.T, disk []byte) {
+		filesystem, err := openFAT(bytes.NewReader(disk))
+		if err != nil {
+			return
+		}
+		files, err := filesystem.files()
+		if err != nil {
+			return
+		}
+		total := 0
+		for _, file := range files {
+			total += len(file.Data)
+		}
+		if total > floppy.Size {
+			t.Errorf("files of %d bytes", total)
 		}
 	})
 }

@@ -104,14 +104,15 @@ func fatLabel(r io.ReaderAt, boot []byte) string {
 	return strings.TrimRight(string(label), " \x00")
 }
 
-// read returns the floppy that the volume at path holds, as an image.
+// read returns the floppy that the volume at path holds, as an image: the
+// volume itself where it is one, else one made of its files.
 func (v volume) read(path string) ([]byte, error) {
 	if v.kind == kindISO {
 		files, err := readISO(path)
 		if err != nil {
 			return nil, err
 		}
-		return floppy.WriteImage(files)
+		return imageOfFiles(files)
 	}
 	f, err := openDevice(path)
 	if err != nil {
@@ -122,14 +123,32 @@ func (v volume) read(path string) ([]byte, error) {
 	if err := readAt(f, boot, 0); err != nil {
 		return nil, err
 	}
-	if sectors := binary.LittleEndian.Uint16(boot[19:]); int(sectors)*512 != floppy.Size {
-		return nil, errors.New("the FAT filesystem is larger than a floppy: write the floppy's image onto it, or make a CD of its files")
+	if sectors := binary.LittleEndian.Uint16(boot[19:]); int(sectors)*512 == floppy.Size {
+		image := make([]byte, floppy.Size)
+		return image, readAt(f, image, 0)
 	}
-	image := make([]byte, floppy.Size)
-	if err := readAt(f, image, 0); err != nil {
+	filesystem, err := openFAT(f)
+	if err != nil {
 		return nil, err
 	}
-	return image, nil
+	files, err := filesystem.files()
+	if err != nil {
+		return nil, err
+	}
+	return imageOfFiles(files)
+}
+
+// imageOfFiles returns a floppy of files, whose names may be longer than a
+// floppy's and in small letters.
+func imageOfFiles(files []floppy.File) ([]byte, error) {
+	for i, f := range files {
+		if strings.EqualFold(f.Name, floppy.ConfigLongFile) {
+			files[i].Name = floppy.ConfigFile
+			continue
+		}
+		files[i].Name = strings.ToUpper(f.Name)
+	}
+	return floppy.WriteImage(files)
 }
 
 // readAt fills b from r at offset.
