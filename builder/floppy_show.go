@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"gridappliance/credential"
 	"gridappliance/floppy"
 	"gridappliance/internal/diag"
 )
@@ -95,21 +97,28 @@ whose files can be read but do not hold together is shown with its problems.` + 
 }
 
 func newFloppyReport(f *floppy.Floppy, now time.Time) floppyReport {
-	r := floppyReport{Floppy: f.Name, Files: []fileReport{}, Config: f.Config.Values(), Problems: reportProblems(f.Check(now))}
+	r := floppyReport{Floppy: f.Name, Files: []fileReport{}, Problems: reportProblems(f.Check(now))}
 	for _, file := range f.Files() {
 		r.Files = append(r.Files, fileReport{Name: file.Name, Bytes: len(file.Data), Secret: strings.HasSuffix(file.Name, ".KEY")})
 	}
 	if id, err := f.Identity(now); err == nil && id != nil {
-		h := id.Holder
-		r.Credential = &credentialReport{
-			Grid: h.Grid, Descriptor: id.Descriptor.Version, User: h.User, Group: h.Group, Namespaces: h.Namespaces, Router: h.Rights.Router,
-			Serial: h.Serial, NotBefore: h.NotBefore.UTC(), NotAfter: h.NotAfter.UTC(),
-		}
-		for _, role := range h.Roles {
-			r.Credential.Roles = append(r.Credential.Roles, string(role))
-		}
+		f.Config.ApplyHolder(id.Holder)
+		r.Credential = newCredentialReport(id)
 	}
+	r.Config = f.Config.Values()
 	return r
+}
+
+func newCredentialReport(id *credential.Identity) *credentialReport {
+	h := id.Holder
+	c := &credentialReport{
+		Grid: h.Grid, Descriptor: id.Descriptor.Version, User: h.User, Group: h.Group, Namespaces: h.Namespaces, Router: h.Rights.Router,
+		Serial: h.Serial, NotBefore: h.NotBefore.UTC(), NotAfter: h.NotAfter.UTC(),
+	}
+	for _, role := range h.Roles {
+		c.Roles = append(c.Roles, string(role))
+	}
+	return c
 }
 
 // write writes the report for a person.
@@ -125,7 +134,12 @@ func (r floppyReport) write(w io.Writer) error {
 	}
 	fmt.Fprintf(t, "\nconfiguration\n")
 	for _, k := range floppy.Keys {
-		if v, ok := r.Config[k.Path]; ok {
+		v, ok := r.Config[k.Path]
+		switch {
+		case !ok: // of a module
+		case k.Without != "" && (v == "" || v == 0 || reflect.DeepEqual(v, []string{})):
+			fmt.Fprintf(t, "  %s\t(%s)\n", k.Path, k.Without)
+		default:
 			text, err := json.Marshal(v)
 			if err != nil {
 				return err

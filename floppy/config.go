@@ -1,7 +1,6 @@
 package floppy
 
 import (
-	"slices"
 	"strings"
 
 	"gridappliance/internal/diag"
@@ -202,7 +201,7 @@ func roleNames() []string {
 	for i, r := range roles {
 		names[i] = string(r)
 	}
-	return slices.Clip(names)
+	return names
 }
 
 // find returns the description of the key at path and a pointer to its field.
