@@ -253,6 +253,9 @@ func (a *attributes) check() error {
 	if a.kind == kindNode {
 		return a.checkNode()
 	}
+	if a.instance != "" {
+		return fmt.Errorf("attributes of %v: %w: instance %q, only a node has one", a.kind, ErrFormat, a.instance)
+	}
 	return nil
 }
 

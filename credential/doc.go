@@ -51,7 +51,7 @@
 //	  relayMbit   INTEGER,                 -- 0 to 1048576 Mbit/s for other namespaces
 //	  nodeID      OCTET STRING,            -- node: 16 bytes; else empty
 //	  x25519      OCTET STRING,            -- node: 32 bytes, not all zero; else empty
-//	  instance    UTF8String               -- node: [A-Za-z0-9:._-]{1,128}; else free
+//	  instance    UTF8String               -- node: [A-Za-z0-9:._-]{1,128}; else empty
 //	}
 //
 // Lists hold at most 64 elements in ascending order of their bytes (addresses
