@@ -57,7 +57,7 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 	_, err = sysrun.Run(ctx, sysrun.Command{
 		Name: "mmdebstrap",
 		Args: []string{"--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=amd64",
-			"--include=" + strings.Join(names, ","), "--essential-hook=" + hookFile,
+			"--dpkgopt=force-unsafe-io", "--include=" + strings.Join(names, ","), "--essential-hook=" + hookFile,
 			lock.Suite, "-", "deb [trusted=yes] copy:" + filepath.Join(work, "archive") + " ./"},
 		// INITRD=No: the hook of initramfs-tools makes none; ours replaces it.
 		Env: append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", lock.Time.Unix()), "INITRD=No", "LC_ALL=C.UTF-8",
