@@ -11,8 +11,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"path"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -92,7 +92,7 @@ func (m *Manifest) check() error {
 	for _, list := range [][]File{m.Programs, m.Files} {
 		seen := map[string]bool{}
 		for _, f := range list {
-			if f.Name == "" || f.Name == "." || f.Name == ".." || path.Base(f.Name) != f.Name || seen[f.Name] {
+			if f.Name == "" || f.Name == "." || f.Name == ".." || strings.ContainsAny(f.Name, `/\`) || seen[f.Name] {
 				return fmt.Errorf("%q is not a file's name, or is named twice", f.Name)
 			}
 			if f.Size < 0 || !sha256Pattern.MatchString(f.SHA256) {
