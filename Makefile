@@ -12,7 +12,7 @@ SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
 REQUIRE  ?=
 # FUZZTIME is how long make fuzz gives each fuzz target.
 FUZZTIME ?= 5s
-# TESTFLAGS go to go test, for example TESTFLAGS='-run TestVM -v'.
+# TESTFLAGS go to go test, for example TESTFLAGS=-run=TestVM.
 TESTFLAGS ?=
 
 # $(GO) is found or fetched when a recipe first uses it, not when make starts.
