@@ -62,9 +62,7 @@ func run(args []string, stderr io.Writer) int {
 			c.wait(fmt.Sprintf("init stopped by its own mistake: %v", p), string(debug.Stack()))
 		}
 	}()
-	if err := boot(c); err != nil {
-		c.wait(err.Error(), "")
-	}
+	c.wait(boot(c).Error(), "")
 	return 1
 }
 

@@ -41,7 +41,7 @@ var (
 	node      = Node{Session: 1, Address: address, Name: "C250000002.ipop", Masters: "m1"}
 	moved     = Node{Session: 1, Address: elsewhere, Name: "C250007009.ipop", Masters: "m1"}
 	lost      = Node{Session: 1, Detail: "waiting for overlayd"}
-	broken    = errors.New("condor.service is failed")
+	errBroken = errors.New("condor.service is failed")
 	none      []Action
 )
 
@@ -64,7 +64,7 @@ func toReady() []step {
 		{2 * s, HostDone{}, []Action{Configure{}}, StateStarting, 0},
 		{3 * s, Configured{Units: condor, Renew: start.Add(time.Hour)}, []Action{condor}, StateStarting, 0},
 		{4 * s, UnitsDone{}, []Action{probeOf(address)}, StateStarting, 0},
-		{4 * s, Probed{broken}, none, StateStarting, 5 * s},
+		{4 * s, Probed{errBroken}, none, StateStarting, 5 * s},
 		{5 * s, Tick{}, []Action{probeOf(address)}, StateStarting, 0},
 		{6 * s, Probed{}, []Action{ready(node)}, StateReady, time.Hour},
 	}
@@ -113,22 +113,22 @@ func TestStories(t *testing.T) {
 			step{time.Hour, UnitsDone{}, none, StateReady, 2 * time.Hour}),
 		"failure is tried again, later and later, and at once when something changes": {
 			{0, master, []Action{boot}, StateApplied, 0},
-			{1 * s, UnitsDone{broken}, none, StateFailed, 2 * s},
+			{1 * s, UnitsDone{errBroken}, none, StateFailed, 2 * s},
 			{2 * s, Tick{}, []Action{boot}, StateFailed, 0},
-			{3 * s, UnitsDone{broken}, none, StateFailed, 5 * s},
+			{3 * s, UnitsDone{errBroken}, none, StateFailed, 5 * s},
 			{4 * s, node, []Action{boot}, StateFailed, 0},
-			{5 * s, UnitsDone{broken}, none, StateFailed, 9 * s},
+			{5 * s, UnitsDone{errBroken}, none, StateFailed, 9 * s},
 			{9 * s, Tick{}, []Action{boot}, StateFailed, 0},
 			{9 * s, UnitsDone{}, []Action{host(node, "head")}, StateStarting, 0},
-			{9 * s, HostDone{broken}, none, StateFailed, 10 * s},
+			{9 * s, HostDone{errBroken}, none, StateFailed, 10 * s},
 			{10 * s, Tick{}, []Action{host(node, "head")}, StateFailed, 0},
 			{10 * s, HostDone{}, []Action{Configure{}}, StateStarting, 0},
-			{10 * s, Configured{Err: broken}, none, StateFailed, 11 * s},
+			{10 * s, Configured{Err: errBroken}, none, StateFailed, 11 * s},
 			{11 * s, Tick{}, []Action{Configure{}}, StateFailed, 0},
 		},
 		"services that never answer are called failed in the end": append(toReady()[:7],
 			step{93 * s, Tick{}, []Action{probeOf(address)}, StateStarting, 0},
-			step{94 * s, Probed{broken}, none, StateFailed, 95 * s},
+			step{94 * s, Probed{errBroken}, none, StateFailed, 95 * s},
 			step{95 * s, Tick{}, []Action{probeOf(address)}, StateFailed, 0},
 			step{96 * s, Probed{}, []Action{ready(node)}, StateReady, time.Hour}),
 		"floppy put in later": {
@@ -254,7 +254,7 @@ func TestInvariantsOverRandomHistories(t *testing.T) {
 func randomEvent(rng *rand.Rand, job *Action, asked *int) Event {
 	var err error
 	if rng.IntN(4) == 0 {
-		err = broken
+		err = errBroken
 	}
 	if *job != nil && rng.IntN(3) > 0 {
 		was := *job

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
@@ -136,9 +135,6 @@ func (d *offloadDevice) Close() error { return closeOnce(d.file.Close()) }
 // plainDevice is water's TAP: one frame a call, no header.
 type plainDevice struct {
 	tap *water.Interface
-
-	writeMu  sync.Mutex
-	writeBuf []byte // a Write may not change its argument
 }
 
 func openPlain(name string) (*plainDevice, error) {
