@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"gridappliance/internal/sysrun"
@@ -62,34 +63,19 @@ const (
 // makeUser writes the empty user partition: ext4 with a journal, sparse, with
 // the trees changes/ (upper layer), work/ (overlayfs's own) and state/.
 func makeUser(ctx context.Context, t *tools, dir string, epoch time.Time) error {
-	temp, err := os.MkdirTemp(dir, "user-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(temp)
-	for _, sub := range []struct {
-		name string
-		mode os.FileMode
-	}{{"changes", 0o755}, {"work", 0o700}, {"state", 0o700}} {
-		p := filepath.Join(temp, sub.name)
-		if err := os.Mkdir(p, sub.mode); err != nil {
-			return err
-		}
-		if err := os.Chtimes(p, epoch, epoch); err != nil {
-			return err
-		}
-	}
-	if err := os.Chmod(temp, 0o755); err != nil {
-		return err
-	}
-	if err := os.Chtimes(temp, epoch, epoch); err != nil {
-		return err
-	}
 	c := t.command("usr/sbin/mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-L", "griduser", "-U", userUUID,
-		"-O", "^orphan_file,metadata_csum,64bit", "-m", "1", "-d", temp,
+		"-O", "^orphan_file,metadata_csum,64bit", "-m", "1",
 		"-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard,root_owner=0:0,hash_seed="+userUUID,
 		filepath.Join(dir, User), fmt.Sprintf("%dk", userSize>>10))
 	c.Env = t.environ(epoch.Unix())
+	if _, err := sysrun.Run(ctx, c); err != nil {
+		return fmt.Errorf("make the user partition: %w", err)
+	}
+	// Not by mke2fs -d, which would give them the caller as their owner.
+	script := fmt.Sprintf("set_current_time @%d\nmkdir changes\nmkdir work\nmkdir state\n"+
+		"set_inode_field work mode 040700\nset_inode_field state mode 040700\n", epoch.Unix())
+	c = t.command("usr/sbin/debugfs", "-w", "-f", "-", filepath.Join(dir, User))
+	c.Env, c.Stdin = t.environ(epoch.Unix()), strings.NewReader(script)
 	if _, err := sysrun.Run(ctx, c); err != nil {
 		return fmt.Errorf("make the user partition: %w", err)
 	}

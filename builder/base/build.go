@@ -24,7 +24,11 @@ import (
 
 // recipe is raised when this package makes other bytes from the same input,
 // so that stores do not answer with a base of an older recipe.
-const recipe = "1"
+const recipe = "2"
+
+// treeRecipe is the same for installed systems: installing takes minutes, so
+// their place in the store does not depend on recipe.
+const treeRecipe = "1"
 
 // Programs of this project that go into the image, and the initrd's /init,
 // as their build left them in Options.Programs.
@@ -233,7 +237,7 @@ func (b *build) identity() string {
 func (b *build) installTree(s *progress.Step) (string, error) {
 	hook := images.File("accounts.sh")
 	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%d\n", recipe, hook, b.lock.Time.Unix())
+	fmt.Fprintf(h, "%s\n%s\n%d\n", treeRecipe, hook, b.lock.Time.Unix())
 	for _, p := range b.lock.Base {
 		io.WriteString(h, p.SHA256)
 	}
