@@ -148,7 +148,7 @@ func ParseKey(text []byte) (*ecdsa.PrivateKey, error) {
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
 	if !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("private key: %w: a %T, not a P-256 key", ErrKey, parsed)
+		return nil, fmt.Errorf("private key: %w: not a P-256 key", ErrKey)
 	}
 	return key, nil
 }
