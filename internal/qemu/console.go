@@ -135,7 +135,7 @@ func (c *Console) Send(text string) error {
 var prompt = regexp.MustCompile(`[$#] (\x1b\[[0-9;?]*[a-zA-Z])*$`)
 
 // Login waits for the shell of the console's automatic login and makes it
-// quiet: no echo, no prompt, no colours, no line editing.
+// quiet: no echo, no prompt, no colours, no line editing, no narrow tables.
 func (c *Console) Login(timeout time.Duration) error {
 	for deadline := time.Now().Add(timeout); ; {
 		if err := c.Send("\r"); err != nil {
@@ -151,7 +151,7 @@ func (c *Console) Login(timeout time.Duration) error {
 	}
 	for _, step := range []struct{ send, want string }{
 		{"exec env TERM=dumb PAGER=cat PS1='@''@> ' LC_ALL=C.UTF-8 bash --noprofile --norc --noediting", `@@> $`},
-		{"stty -echo; PS1=; PS2=; echo '@@''quiet'", `@@quiet\r?\n`},
+		{"stty -echo cols 1000; PS1=; PS2=; echo '@@''quiet'", `@@quiet\r?\n`},
 	} {
 		if err := c.Send(step.send + "\r"); err != nil {
 			return fmt.Errorf("log in: %w", ErrEnded)
