@@ -186,7 +186,9 @@ func TestRulesLoad(t *testing.T) {
 	if _, err := sysrun.Output(t.Context(), ip, "netns", "add", name); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { sysrun.Run(context.Background(), sysrun.Command{Name: ip, Args: []string{"netns", "del", name}}) })
+	t.Cleanup(func() {
+		sysrun.Run(context.Background(), sysrun.Command{Name: ip, Args: []string{"netns", "del", name}})
+	})
 	for role, in := range roles(t) {
 		p, err := Make(in, Facts{TimezoneKnown: true, Accounts: accounts})
 		if err != nil {
