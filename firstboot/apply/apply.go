@@ -355,5 +355,3 @@ func (t *Tree) holds(e plan.Entry) bool {
 	content, err := t.ReadFile(e.Path)
 	return err == nil && bytes.Equal(content, e.Content)
 }
-
-func contains(list []string, s string) bool { return slices.Contains(list, s) }

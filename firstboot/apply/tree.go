@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"syscall"
 )
 
@@ -230,7 +231,7 @@ func (t *Tree) removeInside(name string, keep ...string) error {
 		return err
 	}
 	for _, e := range entries {
-		if contains(keep, e.Name()) {
+		if slices.Contains(keep, e.Name()) {
 			continue
 		}
 		inner := path.Join(name, e.Name())
