@@ -203,6 +203,23 @@ func (g *Grid) IssueMaster(name string, nodeKey []byte, now time.Time) (*MasterM
 	return m, g.issueMaterial(m, now)
 }
 
+// Amend signs the descriptor that follows the current one, after change has
+// done to it what is to be different; version and date are set here. When the
+// result makes no sense the grid keeps the descriptor it has.
+func (g *Grid) Amend(change func(*Descriptor), now time.Time) error {
+	next, err := ParseDescriptor(g.Descriptor.Text())
+	if err != nil {
+		return err
+	}
+	change(next)
+	next.Version, next.Issued = g.Descriptor.Version+1, now
+	if err := next.sign(g.root.key); err != nil {
+		return fmt.Errorf("amend descriptor: %w", err)
+	}
+	g.Descriptor = next
+	return nil
+}
+
 // Revoke adds the ledger's certificates with these serials to the grid's
 // revocation list and signs it as the next version. Serials that are revoked
 // already stay as they are; when nothing is new, it returns false and the list

@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"gridappliance/internal/atomicfile"
 )
 
 // The files of a grid's directory. Keys and the ledger are 0600, the directory
@@ -86,48 +88,10 @@ func (g *Grid) Save(dir string) error {
 		if bytes.Equal(f.text, g.loaded[f.name]) {
 			continue
 		}
-		if err := writeFile(dir, f.name, f.text); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, f.name), f.text, 0o600); err != nil {
 			return fmt.Errorf("save grid %s: %w", dir, err)
 		}
 		g.loaded[f.name] = f.text
-	}
-	return nil
-}
-
-// writeFile replaces a file by a new one, 0600: create, sync, rename.
-func writeFile(dir, name string, text []byte) error {
-	f, err := os.CreateTemp(dir, "."+name+"-*") // 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // fails, as it should, after the rename
-	if _, err := f.Write(text); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Sync(); err != nil {
-		f.Close()
-		return err
-	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, name)); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename last. Systems that cannot sync a directory (Windows)
-// make it last by themselves.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrPermission) {
-		return err
 	}
 	return nil
 }

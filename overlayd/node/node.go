@@ -224,11 +224,10 @@ func (n *Node) nextWake(now time.Time) time.Time {
 // certificate, and the address if it is a master.
 func (n *Node) prove(now time.Time) error {
 	f := n.cfg.Floppy
-	identity, err := f.Identity(now)
-	if err != nil {
+	var err error
+	if n.identity, err = n.identify(now); err != nil {
 		return fmt.Errorf("verify floppy: %w", err)
 	}
-	n.identity = identity
 	if f.NodeKey != nil {
 		n.key, err = credential.ParseKey(f.NodeKey)
 	} else {

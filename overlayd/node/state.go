@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gridappliance/credential"
+	"gridappliance/internal/atomicfile"
 )
 
 // The state folder, mode 0700:
@@ -22,9 +23,12 @@ import (
 //	node.key  mode 0600: PKCS #8 in PEM, with a header "Instance" that names
 //	          the machine it was made on; absent on masters, whose key is on
 //	          their floppy
+//	trust     mode 0600: the newest descriptor and revocation lists accepted
+//	          (credential.Trust)
 const (
 	lockFile       = "lock"
 	keyFile        = "node.key"
+	trustFile      = "trust"
 	instanceHeader = "Instance"
 	maxKeyFile     = 16 << 10 // bytes
 )
@@ -116,35 +120,8 @@ func writeKey(path, instance string, key *ecdsa.PrivateKey) error {
 	}
 	block, _ := pem.Decode(text)
 	block.Headers = map[string]string{instanceHeader: instance}
-	if err := replaceFile(path, pem.EncodeToMemory(block)); err != nil {
+	if err := atomicfile.Write(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return fmt.Errorf("write node key: %w", err)
 	}
 	return nil
-}
-
-// replaceFile writes data to a new file of mode 0600 beside path, and renames
-// it to path once it is on the disk.
-func replaceFile(path string, data []byte) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) // after the rename: nothing
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
