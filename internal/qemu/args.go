@@ -23,7 +23,7 @@ func (c Config) arguments(accel Accelerator, dir string) ([]string, error) {
 		"-nodefaults", "-no-user-config", "-display", "none", "-vga", "none",
 		"-machine", "pc", "-rtc", c.rtc(),
 		"-m", strconv.Itoa(withDefault(c.Memory, 1024)),
-		"-smp", strconv.Itoa(withDefault(c.CPUs, 2)),
+		"-smp", strconv.Itoa(withDefault(c.CPUs, accel.processors())),
 		"-device", "virtio-rng-pci",
 		"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
 		"-qmp", "unix:" + escape(filepath.Join(dir, qmpSocketName)) + ",server=on,wait=off",

@@ -67,7 +67,7 @@ type Config struct {
 	Firmware       Firmware // default BIOS
 	BootFloppy     bool     // try the floppy before the disk
 	Memory         int      // MiB, default 1024
-	CPUs           int      // default 2
+	CPUs           int      // default 2, emulated 1
 	UUID           string   // SMBIOS system UUID; "" = none (zeros)
 	Clock          time.Time
 	SMBIOS         []string          // OEM strings (type 11), each at most 64 KiB
