@@ -193,7 +193,7 @@ func (m *machine) boot(ctx context.Context, file string, stderr io.Writer) error
 	if m.live() {
 		daemon.SdNotify(false, "STATUS=looking for a floppy")
 	}
-	media := source.Media(m.root)
+	media := source.Media(ctx, m.root)
 	found, passed, err := m.find(ctx, file)
 	s := status{Passed: passed}
 	for _, p := range passed {

@@ -389,12 +389,13 @@ func (w *watcher) followMedia(ctx context.Context) {
 	seen, err := os.ReadFile(w.path(mediaPath))
 	last := string(seen)
 	if err != nil {
-		last = source.Media(w.root)
+		last = source.Media(ctx, w.root)
 	}
 	tick := time.NewTicker(mediaEvery)
 	defer tick.Stop()
 	for {
-		if now := source.Media(w.root); now != last {
+		if now := source.Media(ctx, w.root); now != last {
+			w.log.Debug("media changed", "media", now)
 			last = now
 			w.send(ctx, watch.MediaChanged{})
 		}

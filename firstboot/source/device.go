@@ -2,7 +2,6 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,16 +96,16 @@ func lookPartition(ctx context.Context, m Machine) (*Found, error) {
 }
 
 // Media returns a text that changes when a floppy, CD or disk is put in or
-// taken out. Reading it starts no motor: the kernel polls removable drives
-// itself and counts media in diskseq.
-func Media(root string) string {
+// taken out. Disks and CDs cost a look into sysfs: the kernel polls removable
+// drives by itself and counts their media. A floppy drive is asked.
+func Media(ctx context.Context, root string) string {
 	var b strings.Builder
 	for _, d := range devices(root) {
 		fmt.Fprintf(&b, "%s %s %d\n", d.name, d.sequence, d.size)
 	}
-	drive := filepath.Join(root, "sys/class/block/fd0")
-	if _, err := os.Stat(drive); !errors.Is(err, os.ErrNotExist) {
-		fmt.Fprintf(&b, "fd0 %s\n", readText(filepath.Join(drive, "diskseq")))
+	drive, err := within(ctx, deviceLimit, func() (string, error) { return driveState(filepath.Join(root, "dev/fd0")) })
+	if err == nil {
+		fmt.Fprintf(&b, "fd0 %s\n", drive)
 	}
 	return b.String()
 }

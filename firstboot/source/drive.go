@@ -2,13 +2,16 @@ package source
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"gridappliance/floppy"
 )
@@ -79,4 +82,39 @@ func noMedium(err error) bool {
 func blank(image []byte) bool {
 	files, err := floppy.ReadImage(image)
 	return err == nil && len(files) == 0
+}
+
+// The floppy driver's poll (linux/fd.h): it has the drive look whether a disk
+// is there, without reading from it, and returns its struct
+// floppy_drive_struct, here as 64-bit machines have it:
+//
+//	offset size field
+//	0      8    flags
+//	40     4    generation, counts disks
+const (
+	fdPollDrive   = 0x80500213 // FDPOLLDRVSTAT, _IOR(2, 0x13, 80 bytes)
+	fdVerify      = 1 << 1     // FD_VERIFY: not looked at since it was put in
+	fdNewChange   = 1 << 2     // FD_DISK_NEWCHANGE: still set after a poll when there is no disk
+	fdDiskChanged = 1 << 4     // FD_DISK_CHANGED: another disk than the last that was read
+)
+
+// driveState returns a text that changes with the disk in the drive at path.
+// An empty drive is asked without being read: the kernel would complain of
+// each attempt on the console.
+func driveState(path string) (string, error) {
+	f, err := openDevice(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	var state [80]byte
+	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fdPollDrive, uintptr(unsafe.Pointer(&state)))
+	if errno != 0 {
+		return "", errno
+	}
+	flags := binary.LittleEndian.Uint64(state[:])
+	if flags&fdNewChange != 0 {
+		return "empty", nil
+	}
+	return fmt.Sprintf("disk %d %x", binary.LittleEndian.Uint32(state[40:]), flags&(fdVerify|fdDiskChanged)), nil
 }

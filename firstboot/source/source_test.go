@@ -356,21 +356,21 @@ func TestNoMedium(t *testing.T) {
 
 // Media changes with a medium, and only then.
 func TestMedia(t *testing.T) {
-	root := tree(t, map[string][]byte{"dev/fd0": image(t, "worker"), "dev/sr0": isoHead("X", 64<<10), "dev/loop0": make([]byte, 512)})
-	first := Media(root)
-	if again := Media(root); again != first {
+	root := tree(t, map[string][]byte{"dev/vdb": image(t, "worker"), "dev/sr0": isoHead("X", 64<<10), "dev/loop0": make([]byte, 512)})
+	first := Media(t.Context(), root)
+	if again := Media(t.Context(), root); again != first {
 		t.Error("changes by itself")
 	}
-	for _, dev := range []string{"fd0", "sr0"} {
+	for _, dev := range []string{"sr0", "vdb"} {
 		write(t, filepath.Join(root, "sys/class/block", dev, "diskseq"), []byte("8\n"))
-		next := Media(root)
+		next := Media(t.Context(), root)
 		if next == first {
 			t.Errorf("another medium in %s is not seen", dev)
 		}
 		first = next
 	}
 	write(t, filepath.Join(root, "sys/class/block/loop0/diskseq"), []byte("9\n"))
-	if Media(root) != first {
+	if Media(t.Context(), root) != first {
 		t.Error("loop devices are no media")
 	}
 }

@@ -353,12 +353,18 @@ func (m *Machine) next(now time.Time) []Action {
 }
 
 // job returns the first thing that is not as it should be, nil when all is
-// done or has to wait.
+// done or has to wait. Looking for a floppy comes last: it may take seconds,
+// and there is always a moment for it, because nothing is tried without pause.
 func (m *Machine) job(now time.Time) Action {
-	if m.look {
-		m.look = false
-		return Look{}
+	if job := m.roleJob(now); job != nil || !m.look {
+		return job
 	}
+	m.look = false
+	return Look{}
+}
+
+// roleJob is job for what the applied floppy asks for.
+func (m *Machine) roleJob(now time.Time) Action {
 	if m.applied == nil || now.Before(m.retry) {
 		return nil
 	}
