@@ -18,7 +18,7 @@ import (
 
 // Words that --until knows beside regular expressions.
 var untilWords = map[string]string{
-	"READY": `grid-appliance: READY [^\r\n]*`,
+	"READY": `grid-appliance: READY [^\r\n]*[\r\n]`,
 	"login": `(login: |[$#] )(\x1b\[[0-9;?]*[a-zA-Z])*$`,
 }
 

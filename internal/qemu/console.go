@@ -14,6 +14,10 @@ import (
 // ErrEnded is returned when the machine ended while something was awaited.
 var ErrEnded = errors.New("the machine has ended")
 
+// ErrPanic is returned when the guest's kernel gave up while something was
+// awaited.
+var ErrPanic = errors.New("the machine's kernel panicked")
+
 // Console is a machine's serial console: what the guest has written so far,
 // and a way to type. Waiting goes forward only: each wait begins where the
 // last one's match ended.
@@ -81,9 +85,12 @@ var escapes = regexp.MustCompile(`\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(\
 // carriage returns.
 func Plain(s string) string { return escapes.ReplaceAllString(s, "") }
 
+// panicked is how Linux says that nothing more will come.
+var panicked = regexp.MustCompile(`end Kernel panic - not syncing`)
+
 // WaitFor waits until the guest writes a match of re and returns the match and
-// its groups. The error is ErrEnded when the machine ends first; after timeout
-// it carries the console's last lines.
+// its groups. The error is ErrEnded when the machine ends first, ErrPanic when
+// its kernel gives up; after timeout it carries the console's last lines.
 func (c *Console) WaitFor(re *regexp.Regexp, timeout time.Duration) ([]string, error) {
 	timer := time.NewTimer(timeout)
 	defer timer.Stop()
@@ -98,6 +105,9 @@ func (c *Console) WaitFor(re *regexp.Regexp, timeout time.Duration) ([]string, e
 		}
 		changed, ended := c.changed, c.ended
 		c.mu.Unlock()
+		if ended == nil && panicked.Match(rest) {
+			ended = ErrPanic
+		}
 		if ended != nil {
 			return nil, fmt.Errorf("wait for %q: %w; its last lines:\n%s", re, ended, c.Tail(20))
 		}
@@ -163,9 +173,9 @@ func (c *Console) Login(timeout time.Duration) error {
 	return nil
 }
 
-// Run runs a command line in the shell that Login left and returns what it
-// wrote, standard error included, and its exit status. An error means that the
-// end of the command was not seen.
+// Run runs a command line in a subshell of the shell that Login left and
+// returns what it wrote, standard error included, and its exit status. An error
+// means that the end of the command was not seen.
 //
 // The markers around the output are written by the shell in two halves, so
 // that the terminal's echo of the command cannot be taken for them.
@@ -174,7 +184,7 @@ func (c *Console) Run(command string, timeout time.Duration) (output string, exi
 	c.count++
 	mark := "@@" + strconv.Itoa(c.count)
 	c.mu.Unlock()
-	line := fmt.Sprintf("echo '%s''<'; { %s\n} 2>&1 </dev/null; echo '%s''>'$?';'\n", mark, command, mark)
+	line := fmt.Sprintf("echo '%s''<'; ( %s\n) 2>&1 </dev/null; echo '%s''>'$?';'\n", mark, command, mark)
 	if err := c.Send(line); err != nil {
 		return "", -1, fmt.Errorf("run %q: %w", command, ErrEnded)
 	}

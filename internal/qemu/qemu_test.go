@@ -225,7 +225,7 @@ func TestRun(t *testing.T) {
 		{"echo one; echo two >&2", "one\ntwo\n", 0},
 		{"false", "", 1},
 		{"printf 'no newline'", "no newline", 0},
-		{"(exit 7)", "", 7},
+		{"exit 7", "", 7},
 		{"echo '@@4>0;'", "@@4>0;\n", 0}, // looks like another command's marker
 		{"for i in 1 2 3; do echo $i; done\necho done", "1\n2\n3\ndone\n", 0},
 		{"cat", "", 0}, // reads nothing rather than the next command
@@ -265,5 +265,16 @@ func TestWaitFor(t *testing.T) {
 	c.Skip()
 	if _, err := c.WaitFor(regexp.MustCompile(`two`), 20*time.Millisecond); err == nil {
 		t.Error("Skip did not skip")
+	}
+}
+
+func TestWaitForEndsAtAPanic(t *testing.T) {
+	c := newConsole(io.Discard, nil)
+	io.WriteString(c, "ready\r\n[    4.2] ---[ end Kernel panic - not syncing: Fatal exception in interrupt ]---\r\n")
+	if _, err := c.WaitFor(regexp.MustCompile(`ready`), 10*time.Second); err != nil {
+		t.Errorf("what came before the panic is not found: %v", err)
+	}
+	if _, err := c.WaitFor(regexp.MustCompile(`login`), 10*time.Second); !errors.Is(err, ErrPanic) {
+		t.Errorf("got %v, want ErrPanic", err)
 	}
 }
