@@ -20,8 +20,9 @@ const (
 )
 
 // probeLimit is how long the probe's guest may take; under working KVM it
-// takes a fifth of a second. A KVM that is slower, as some nested ones are
-// (6 s seen), is slower than TCG.
+// takes a fifth of a second. A KVM that is slower, as some nested ones are, is
+// slower than TCG: under one that took 6 s for the probe, Debian's kernel had
+// not written a word after 150 s.
 const probeLimit = 3 * time.Second
 
 func (a Accelerator) arguments() []string {
