@@ -3,6 +3,7 @@ package base
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"os"
@@ -33,7 +34,7 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 	if err := os.Chmod(work, 0o755); err != nil {
 		return err
 	}
-	if err := writeArchive(ctx, store, lock.Base, filepath.Join(work, "archive")); err != nil {
+	if err := writeArchive(ctx, store, lock.Suite, lock.Base, filepath.Join(work, "archive")); err != nil {
 		return err
 	}
 	hookFile := filepath.Join(work, "hook")
@@ -87,8 +88,10 @@ func (c *lineCounter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// writeArchive makes dir a flat apt archive of exactly the given packages.
-func writeArchive(ctx context.Context, store *Store, packages []Package, dir string) error {
+// writeArchive makes dir a flat apt archive of exactly the given packages. It
+// has a Release file, because mmdebstrap (1.5 on) takes as essential only
+// packages of an archive with the suite's name.
+func writeArchive(ctx context.Context, store *Store, suite string, packages []Package, dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
@@ -104,7 +107,11 @@ func writeArchive(ctx context.Context, store *Store, packages []Package, dir str
 		}
 		fmt.Fprintf(&index, "%s\nFilename: ./%s\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), file, p.Size, p.SHA256)
 	}
-	return os.WriteFile(filepath.Join(dir, "Packages"), index.Bytes(), 0o644)
+	if err := os.WriteFile(filepath.Join(dir, "Packages"), index.Bytes(), 0o644); err != nil {
+		return err
+	}
+	release := fmt.Sprintf("Suite: %s\nCodename: %[1]s\nSHA256:\n %x %d Packages\n", suite, sha256.Sum256(index.Bytes()), index.Len())
+	return os.WriteFile(filepath.Join(dir, "Release"), []byte(release), 0o644)
 }
 
 func linkOrCopy(from, to string) error {
