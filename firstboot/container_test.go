@@ -116,6 +116,10 @@ func TestMasterUnderSystemd(t *testing.T) {
 		t.Errorf("failed: %s", failed)
 	}
 
+	if got := c.Run("stat", "--format=%a", "/"+statusPath, "/var/lib/grid/floppy.img", "/var/lib/grid/stamp.json"); got != "644\n600\n600\n" {
+		t.Errorf("modes of status, floppy and stamp: %q", got)
+	}
+
 	// The same floppy by hand changes nothing.
 	if out := c.Run("/usr/lib/grid/firstboot", "apply"); !strings.HasSuffix(out, ": nothing to change\n") {
 		t.Errorf("apply again: %s", out)
