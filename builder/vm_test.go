@@ -326,7 +326,7 @@ func TestVMBrokenFloppy(t *testing.T) {
 		t.Fatal(err)
 	}
 	m := lab.Boot(qemu.Config{Disk: image, Bus: qemu.IDE, Floppy: broken, NICs: outside})
-	line := m.WaitFor(`grid-appliance: ([^\r\n]*GRID\.TML:3:1: machine\.rule: unknown key[^\r\n]*)`)[1]
+	line := m.WaitFor(`grid-appliance: ([^\r\n]*GRID\.TML:3:1: machine\.rule: unknown key[^\r\n]*)[\r\n]`)[1]
 	if !strings.Contains(line, `did you mean "role"?`) {
 		t.Errorf("the line is no help: %s", line)
 	}
