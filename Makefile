@@ -49,8 +49,8 @@ base: programs ## the Debian system all images share, in the cache; slow once
 
 demo: programs ## a grid to try, in demo/
 	@[ -e demo/grid.dsc ] || $(BIN)/builder grid new demo --masters 1
-	@[ -e demo/worker.img ] || $(BIN)/builder floppy new --grid demo --role worker --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/worker.img
-	@[ -e demo/client.img ] || $(BIN)/builder floppy new --grid demo --role client --group demo --user $${SUDO_USER:-$${USER:-researcher}} -o demo/client.img
+	@[ -e demo/worker.img ] || $(BIN)/builder floppy new --grid demo --role worker --group demo --user researcher -o demo/worker.img
+	@[ -e demo/client.img ] || $(BIN)/builder floppy new --grid demo --role client --group demo --user researcher -o demo/client.img
 	@[ -e demo/standalone.img ] || $(BIN)/builder floppy new --role standalone -o demo/standalone.img
 
 # Checks and fuzzing come first, so that the last lines are the test runner's.

@@ -301,6 +301,7 @@ func (e *entry) normalised(epoch time.Time) tar.Header {
 	}
 	if h.Typeflag == tar.TypeDir {
 		h.Name += "/"
+		h.ModTime = epoch // else when it was made depends on the host's mmdebstrap
 	}
 	if h.ModTime.IsZero() || h.ModTime.Unix() <= 0 || h.ModTime.After(epoch) {
 		h.ModTime = epoch
