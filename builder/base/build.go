@@ -24,11 +24,11 @@ import (
 
 // recipe is raised when this package makes other bytes from the same input,
 // so that stores do not answer with a base of an older recipe.
-const recipe = "2"
+const recipe = "3"
 
 // treeRecipe is the same for installed systems: installing takes minutes, so
 // their place in the store does not depend on recipe.
-const treeRecipe = "1"
+const treeRecipe = "2"
 
 // Programs of this project that go into the image, and the initrd's /init,
 // as their build left them in Options.Programs.

@@ -59,6 +59,8 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 		Name: "mmdebstrap",
 		Args: []string{"--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=amd64",
 			"--dpkgopt=force-unsafe-io", "--include=" + strings.Join(names, ","), "--essential-hook=" + hookFile,
+			// in which order groups come into it depends on the host
+			`--customize-hook=LC_ALL=C sort -o "$1/etc/gshadow" "$1/etc/gshadow"`,
 			lock.Suite, "-", "deb [trusted=yes] copy:" + filepath.Join(work, "archive") + " ./"},
 		// INITRD=No: the hook of initramfs-tools makes none; ours replaces it.
 		Env: append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", lock.Time.Unix()), "INITRD=No", "LC_ALL=C.UTF-8",

@@ -23,12 +23,12 @@ import (
 //	node.key  mode 0600: PKCS #8 in PEM, with a header "Instance" that names
 //	          the machine it was made on; absent on masters, whose key is on
 //	          their floppy
-//	trust     mode 0600: the newest descriptor and revocation lists accepted
+//	trust.json  mode 0600: the newest descriptor and revocation lists accepted
 //	          (credential.Trust)
 const (
 	lockFile       = "lock"
 	keyFile        = "node.key"
-	trustFile      = "trust"
+	trustFile      = "trust.json"
 	instanceHeader = "Instance"
 	maxKeyFile     = 16 << 10 // bytes
 )
