@@ -207,7 +207,7 @@ func TestVMStandalone(t *testing.T) {
 }
 
 // identity prints what must differ between a machine and its copy.
-const identity = `cat /etc/machine-id; sudo cat /etc/ssh/keys/*.pub | cut -d' ' -f2; overlayd status --json | grep -m1 '"node"'`
+const identity = `cat /etc/machine-id; sudo cat /etc/ssh/keys/*.pub | cut -d' ' -f2; sudo overlayd status --json | grep -o -m1 '"node": *"[^"]*"'`
 
 // TestVMCopy copies the disk of a worker that has run, boots original and
 // copy beside each other, the copy with another UUID and a larger disk.
@@ -265,7 +265,7 @@ func TestVMCopy(t *testing.T) {
 }
 
 // waitOverlay waits until overlayd answers.
-const waitOverlay = "for i in $(seq 60); do overlayd status >/dev/null 2>&1 && break; sleep 1; done; "
+const waitOverlay = "for i in $(seq 60); do sudo overlayd status --json 2>/dev/null | grep -q node && break; sleep 1; done; "
 
 func number(t *testing.T, s string) int64 {
 	t.Helper()
