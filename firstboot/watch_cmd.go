@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -340,7 +341,8 @@ func isNoUnit(err error) bool {
 	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.NoSuchUnit"
 }
 
-// probe returns nil when the role's units run and its collector answers.
+// probe returns nil when the role's units run, its collector answers and all
+// of HTCondor's daemons are up.
 func probe(ctx context.Context, p watch.Probe) error {
 	conn, err := systemd.NewWithContext(ctx)
 	if err != nil {
@@ -356,10 +358,30 @@ func probe(ctx context.Context, p watch.Probe) error {
 			return fmt.Errorf("%s is %s: journalctl -u %s says why", name, state, name)
 		}
 	}
-	if !p.Collector.IsValid() {
-		return nil
+	if p.Collector.IsValid() {
+		if err := probeCollector(ctx, p.Collector); err != nil {
+			return err
+		}
 	}
-	return probeCollector(ctx, p.Collector)
+	if slices.Contains(p.Units, "condor.service") {
+		return probeDaemons(ctx)
+	}
+	return nil
+}
+
+// probeDaemons returns nil when HTCondor's master says that every daemon of the
+// role is up: one that is still starting takes no job and runs none.
+func probeDaemons(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, queryLimit)
+	defer cancel()
+	out, err := sysrun.Output(ctx, "condor_who", "-quick")
+	if err != nil {
+		return fmt.Errorf("ask HTCondor's master: %w", err)
+	}
+	if !strings.Contains(string(out), "IsReady = true") {
+		return errors.New("HTCondor is still starting: condor_who -quick says what")
+	}
+	return nil
 }
 
 // probeCollector returns nil when the collector at addr answers a query. The
