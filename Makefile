@@ -11,7 +11,7 @@ SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
 # want of one of these fail instead (internal/need). CI names them all.
 REQUIRE  ?=
 # FUZZTIME is how long make fuzz gives each fuzz target.
-FUZZTIME ?= 5s
+FUZZTIME ?= 3s
 # TESTFLAGS go to go test, for example TESTFLAGS=-run=TestVM.
 TESTFLAGS ?=
 
