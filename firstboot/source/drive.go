@@ -108,9 +108,13 @@ func driveState(path string) (string, error) {
 	}
 	defer f.Close()
 	var state [80]byte
-	_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fdPollDrive, uintptr(unsafe.Pointer(&state)))
-	if errno != 0 {
-		return "", errno
+	// Twice: the first poll after an open that failed for want of a disk does
+	// not say so yet, and would look like a new disk for ever.
+	for range 2 {
+		_, _, errno := syscall.Syscall(syscall.SYS_IOCTL, f.Fd(), fdPollDrive, uintptr(unsafe.Pointer(&state)))
+		if errno != 0 {
+			return "", errno
+		}
 	}
 	flags := binary.LittleEndian.Uint64(state[:])
 	if flags&fdNewChange != 0 {
