@@ -201,12 +201,14 @@ func (m *Machine) Ready() map[string]string {
 	return words
 }
 
-// Login waits for the console's own login and makes its shell ready for Run.
+// Login waits for the console's own login and makes its shell ready for Run:
+// the kernel no longer writes between what commands write.
 func (m *Machine) Login() {
 	m.t.Helper()
 	if err := m.Console.Login(bootLimit); err != nil {
 		m.t.Fatal(err)
 	}
+	m.Run("sudo dmesg --console-level alert")
 }
 
 // Run runs a command line as the console's user and returns what it wrote,
