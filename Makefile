@@ -57,7 +57,7 @@ demo: programs ## a grid to try, in demo/
 test: base check fuzz ## install what tests need, run them all
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local REQUIRE=$(REQUIRE) \
-		GRID_BASE="$$($(BIN)/builder base path)" $(GO) test -race -timeout 60m $(TESTFLAGS) ./...
+		GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -race -timeout 60m $(TESTFLAGS) ./...
 
 check: ## gofmt, go vet, staticcheck, go.mod as it should be
 	@make/install gcc libc6-dev
@@ -75,7 +75,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 test-long: base ## soaks and long simulations besides all tests
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local LONG=1 REQUIRE=$(REQUIRE) \
-		GRID_BASE="$$($(BIN)/builder base path)" $(GO) test -timeout 12h $(TESTFLAGS) ./...
+		GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -timeout 12h $(TESTFLAGS) ./...
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update
