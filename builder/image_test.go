@@ -5,8 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -163,6 +165,67 @@ func TestBuildAsOrdinaryUser(t *testing.T) {
 		}
 		if info, err := os.Stat(theirs); err != nil || info.Sys().(*syscall.Stat_t).Uid != 65534 {
 			t.Errorf("%s was not written by the ordinary user: %v", theirs, err)
+		}
+	}
+}
+
+// TestOracles builds from a real base and has others judge the result.
+func TestOracles(t *testing.T) {
+	out := t.TempDir()
+	args := []string{"--base", need.Base(t), "--floppy", standalone(t), "--target", "raw,qcow2", "--json"}
+	var built buildReport
+	if err := json.Unmarshal([]byte(must(t, append([]string{"build", "-o", out}, args...)...)), &built); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("built in %.2f s", built.Seconds)
+	raw, qcow := built.Files[0], built.Files[1]
+	tool(t, "qemu-img", "check", "-q", "-f", "qcow2", qcow)
+	tool(t, "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", qcow, raw)
+	if out := tool(t, "sgdisk", "-v", raw); !strings.Contains(out, "No problems found") {
+		t.Errorf("sgdisk -v: %s", out)
+	}
+	var p planReport
+	if err := json.Unmarshal([]byte(must(t, append([]string{"plan"}, args...)...)), &p); err != nil {
+		t.Fatal(err)
+	}
+	disk, err := os.Open(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer disk.Close()
+	for name, judge := range map[string][]string{"esp": {"fsck.fat", "-n"}, "gridcfg": {"fsck.fat", "-n"}, "gridbase": {"unsquashfs", "-s"}, "griduser": {"e2fsck", "-fn"}} {
+		i := slices.IndexFunc(p.Partitions, func(p partitionReport) bool { return p.Name == name })
+		first, last := int64(p.Partitions[i].FirstLBA)*512, int64(p.Partitions[i].LastLBA+1)*512
+		file := filepath.Join(out, name)
+		extract(t, file, io.NewSectionReader(disk, first, min(last-first, 1<<30))) // griduser's file system ends before its partition
+		tool(t, judge[0], append(judge[1:], file)...)
+	}
+}
+
+// extract writes r to a file, leaving holes for zeros.
+func extract(t *testing.T, path string, r io.Reader) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	buf := make([]byte, 1<<20)
+	for at := int64(0); ; at += int64(len(buf)) {
+		n, err := io.ReadFull(r, buf)
+		if !bytes.Equal(buf[:n], make([]byte, n)) {
+			if _, err := f.WriteAt(buf[:n], at); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			if err := f.Truncate(at + int64(n)); err != nil {
+				t.Fatal(err)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
 		}
 	}
 }
