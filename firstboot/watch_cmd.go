@@ -341,8 +341,8 @@ func isNoUnit(err error) bool {
 	return errors.As(err, &e) && e.Name == "org.freedesktop.systemd1.NoSuchUnit"
 }
 
-// probe returns nil when the role's units run, its collector answers and all
-// of HTCondor's daemons are up.
+// probe returns nil when the role's units run, all of HTCondor's daemons are up
+// and its collector answers.
 func probe(ctx context.Context, p watch.Probe) error {
 	conn, err := systemd.NewWithContext(ctx)
 	if err != nil {
@@ -358,13 +358,15 @@ func probe(ctx context.Context, p watch.Probe) error {
 			return fmt.Errorf("%s is %s: journalctl -u %s says why", name, state, name)
 		}
 	}
-	if p.Collector.IsValid() {
-		if err := probeCollector(ctx, p.Collector); err != nil {
+	// HTCondor's tools are slow to start, above all on a machine that is
+	// starting: the collector is asked only when it can answer.
+	if slices.Contains(p.Units, "condor.service") {
+		if err := probeDaemons(ctx); err != nil {
 			return err
 		}
 	}
-	if slices.Contains(p.Units, "condor.service") {
-		return probeDaemons(ctx)
+	if p.Collector.IsValid() {
+		return probeCollector(ctx, p.Collector)
 	}
 	return nil
 }
