@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path"
 	"path/filepath"
 	"strconv"
@@ -43,13 +44,13 @@ var rules = []rule{
 }
 
 // pure packages are handed events and the time and answer with values.
-var pure = []string{"builder/plan", "firstboot/plan", "condorconf/pool", "condorconf/knob"}
+var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob"}
 
 // impure names what a pure package may not import.
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest"}
 
 // pkg is one package folder of the repository.
 type pkg struct {
@@ -64,6 +65,21 @@ func TestEveryPackageHasAPackageComment(t *testing.T) {
 		if !p.doc {
 			t.Errorf("%s: no package comment", p.dir)
 		}
+	}
+}
+
+func TestArchitectureNamesEveryPackage(t *testing.T) {
+	text, err := os.ReadFile(filepath.Join(root(t), "ARCHITECTURE.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range packages(t) {
+		if !strings.Contains(string(text), "`"+p.dir+"`") {
+			t.Errorf("ARCHITECTURE.md has no line for %s", p.dir)
+		}
+	}
+	if n := strings.Count(string(text), "\n"); n > 200 {
+		t.Errorf("ARCHITECTURE.md has %d lines, at most 200 are read", n)
 	}
 }
 
