@@ -19,12 +19,12 @@ import (
 
 // The state folder, mode 0700:
 //
-//	lock      held while a node runs, so that no two share a key
-//	node.key  mode 0600: PKCS #8 in PEM, with a header "Instance" that names
-//	          the machine it was made on; absent on masters, whose key is on
-//	          their floppy
+//	lock        held while a node runs, so that no two share a key
+//	node.key    mode 0600: PKCS #8 in PEM, with a header "Instance" that names
+//	            the machine it was made on; absent on masters, whose key is on
+//	            their floppy
 //	trust.json  mode 0600: the newest descriptor and revocation lists accepted
-//	          (credential.Trust)
+//	            (credential.Trust)
 const (
 	lockFile       = "lock"
 	keyFile        = "node.key"
