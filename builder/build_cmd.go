@@ -40,7 +40,7 @@ A file appears under its name only when it is whole.`,
 			if err != nil {
 				return err
 			}
-			b, err := f.openBase(im.def)
+			b, err := f.openBase(cmd.Context(), im.def, newProgress(cmd.ErrOrStderr(), f.json))
 			if err != nil {
 				return err
 			}

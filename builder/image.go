@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -13,6 +14,7 @@ import (
 	"gridappliance/builder/base"
 	"gridappliance/builder/disk"
 	"gridappliance/builder/plan"
+	"gridappliance/builder/progress"
 	"gridappliance/builder/spec"
 	"gridappliance/floppy"
 	"gridappliance/internal/diag"
@@ -31,7 +33,7 @@ type imageFlags struct {
 func (f *imageFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.name, "name", "", "name of the outputs (default "+spec.DefaultName+")")
-	flags.StringVar(&f.base, "base", "", "folder of the base (default: the newest in the store)")
+	flags.StringVar(&f.base, "base", "", "id, folder or URL of the base (default: the newest in the store)")
 	flags.StringVar(&f.floppy, "floppy", "", "floppy image whose bytes go into the image")
 	flags.BoolVar(&f.noFloppy, "no-floppy", false, "leave the definition's floppy out: an image to share")
 	flags.StringVar(&f.disk, "disk", "", "size of the disk (default "+spec.DefaultDisk.String()+")")
@@ -82,6 +84,7 @@ func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
 	}
 	def.ApplyDefaults()
 	problems := def.Validate(func(key string) diag.Problem {
+		key, _, _ = strings.Cut(key, "[")
 		if flag := overridden[key]; flag != "" {
 			return diag.Problem{File: flag}
 		}
@@ -108,7 +111,7 @@ func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
 		key   string
 		value string
 		into  *string
-	}{{"name", f.name, &def.Name}, {"base", f.base, &def.Base}, {"floppy", f.floppy, &def.Floppy}} {
+	}{{"name", f.name, &def.Name}, {"base", f.base, (*string)(&def.Base)}, {"floppy", f.floppy, &def.Floppy}} {
 		if s.value != "" {
 			*s.into = s.value
 			overridden[s.key] = "--" + s.key
@@ -147,27 +150,36 @@ func checkedFloppy(path string, now time.Time) ([]byte, error) {
 	return image, nil
 }
 
-// openBase opens the definition's base, or the newest of the store.
-func (f *imageFlags) openBase(def *spec.Definition) (*base.Base, error) {
-	if def.Base != "" {
-		return base.Open(def.Base)
+// openBase opens the definition's base: the newest of the store when it names
+// none, else by folder, by the beginning of its id, or from a server.
+func (f *imageFlags) openBase(ctx context.Context, def *spec.Definition, p *progress.Reporter) (*base.Base, error) {
+	address := def.Base
+	if address != "" && !address.IsURL() && !address.IsID() {
+		b, err := base.Open(address.Place())
+		if err != nil {
+			return nil, err
+		}
+		return b, b.Is(address.SHA256())
 	}
 	store, err := base.OpenStore(f.store)
 	if err != nil {
 		return nil, err
 	}
-	bases, err := base.List(store)
+	if address.IsURL() {
+		return base.Fetch(ctx, store, string(address), p)
+	}
+	b, err := base.Find(store, address.Place())
 	if err != nil {
 		return nil, err
 	}
-	if len(bases) == 0 {
-		return nil, errors.New("no base in the store: make one with 'builder base build', or name one with --base")
-	}
-	return bases[len(bases)-1], nil
+	return b, b.Is(address.SHA256())
 }
 
 // plan makes the plan of an image on a base.
 func (im *image) plan(b *base.Base) (*plan.Plan, error) {
+	if len(im.def.Packages)+len(im.def.Files)+len(im.def.Modules) > 0 {
+		return nil, errors.New("plan image: this builder checks packages, files and modules of a definition, but cannot lay them in yet")
+	}
 	in := plan.Inputs{BaseID: b.Manifest.ID, Floppy: im.floppy != nil}
 	squashfs, _ := b.Manifest.File(base.Squashfs) // base.Open found both
 	user, _ := b.Manifest.File(base.User)

@@ -24,7 +24,7 @@ nothing. The same definition, base and floppy give the same plan.`,
 			if err != nil {
 				return err
 			}
-			b, err := f.openBase(im.def)
+			b, err := f.openBase(cmd.Context(), im.def, newProgress(cmd.ErrOrStderr(), f.json))
 			if err != nil {
 				return err
 			}

@@ -123,6 +123,22 @@ func (b *Base) Verify() error {
 	return nil
 }
 
+// Is compares the manifest's SHA-256 with the one that somebody named; the
+// manifest names that of every other file. "" is any.
+func (b *Base) Is(sha256 string) error {
+	if sha256 == "" {
+		return nil
+	}
+	sum, _, err := hashFile(b.Path(Manifest))
+	if err != nil {
+		return fmt.Errorf("open base %s: %w", b.Dir, err)
+	}
+	if sum != sha256 {
+		return fmt.Errorf("open base %s: the sha256 of its manifest is %s, not the %s asked for", b.Dir, sum, sha256)
+	}
+	return nil
+}
+
 // List returns the bases of a store, the newest last.
 func List(s *Store) ([]*Base, error) {
 	entries, err := os.ReadDir(s.path("bases"))

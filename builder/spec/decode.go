@@ -25,8 +25,9 @@ type place struct {
 	kind         unstable.Kind
 }
 
-// At returns a problem that carries the position and line of key, or of the
-// file alone when the text does not name it.
+// At returns a problem that carries the position and line of key, such as
+// "name", "packages[2]" or "files[0].path", or of the file alone when the text
+// does not have it.
 func (p *Positions) At(key string) diag.Problem {
 	at, ok := p.keys[key]
 	if !ok {
@@ -76,14 +77,14 @@ func (p *Positions) translate(err error) error {
 			line, column := e.Position()
 			d := p.problem(line, column)
 			d.Path, d.Message = strings.Join(e.Key(), "."), "unknown key"
-			d.Remedy = diag.DidYouMean(d.Path, keyNames(), "known keys: "+strings.Join(keyNames(), ", "))
+			d.Remedy = didYouMean(d.Path)
 			problems.Add(d)
 		}
 	case errors.As(err, &wrong):
 		line, column := wrong.Position()
 		d := p.problem(line, column)
 		d.Path, d.Message = strings.Join(wrong.Key(), "."), strings.TrimPrefix(wrong.Error(), "toml: ")
-		if want, ok := keys[d.Path]; ok && strings.HasPrefix(d.Message, "cannot ") {
+		if want, ok := keys[d.Path]; ok && (strings.HasPrefix(d.Message, "cannot ") || strings.Contains(d.Message, "incompatible type")) {
 			d.Message = "wrong type: want " + want
 		}
 		problems.Add(d)
@@ -93,35 +94,86 @@ func (p *Positions) translate(err error) error {
 	return problems
 }
 
-func keyNames() []string {
-	var names []string
-	for k := range keys {
-		names = append(names, k)
+// didYouMean names the key that was meant, or those that its table knows.
+func didYouMean(path string) string {
+	table := ""
+	if i := strings.LastIndexByte(path, '.'); i >= 0 {
+		table = path[:i+1]
 	}
-	slices.Sort(names)
-	return names
+	var siblings []string
+	for k := range keys {
+		if rest, ok := strings.CutPrefix(k, table); ok && !strings.Contains(rest, ".") {
+			siblings = append(siblings, rest)
+		}
+	}
+	if len(siblings) == 0 {
+		return didYouMean(strings.TrimSuffix(table, "."))
+	}
+	slices.Sort(siblings)
+	return diag.DidYouMean(strings.TrimPrefix(path, table), siblings, "known keys: "+strings.Join(siblings, ", "))
 }
 
-// keyPositions finds the first place of every top-level key; text that does
-// not parse yields those before the mistake.
+// keyPositions finds the first place of every key, table of a list and
+// element of a list; text that does not parse yields those before the mistake.
 func keyPositions(text []byte) map[string]place {
-	found := map[string]place{}
-	var parser unstable.Parser
-	parser.Reset(text)
-	for parser.NextExpression() {
-		e := parser.Expression()
-		if e.Kind != unstable.KeyValue {
-			continue
-		}
-		key := e.Key()
-		if !key.Next() {
-			continue
-		}
-		node := key.Node()
-		start := parser.Shape(node.Raw).Start
-		if _, twice := found[string(node.Data)]; !twice {
-			found[string(node.Data)] = place{start.Line, start.Column, e.Value().Kind}
+	f := &finder{found: map[string]place{}, tables: map[string]int{}}
+	f.parser.Reset(text)
+	prefix := ""
+	for f.parser.NextExpression() {
+		e := f.parser.Expression()
+		switch e.Kind {
+		case unstable.Table, unstable.ArrayTable:
+			name, at := f.key(e.Key())
+			if e.Kind == unstable.ArrayTable {
+				f.tables[name]++
+				name = index(name, f.tables[name]-1)
+			}
+			f.add(name, at, e.Kind)
+			prefix = name + "."
+		case unstable.KeyValue:
+			f.keyValue(prefix, e)
 		}
 	}
-	return found
+	return f.found
+}
+
+type finder struct {
+	parser unstable.Parser
+	found  map[string]place
+	tables map[string]int // list of tables -> how many were seen
+}
+
+func (f *finder) add(key string, at unstable.Range, kind unstable.Kind) {
+	start := f.parser.Shape(at).Start
+	if _, twice := f.found[key]; !twice {
+		f.found[key] = place{start.Line, start.Column, kind}
+	}
+}
+
+// key returns a dotted key and where it begins.
+func (f *finder) key(parts unstable.Iterator) (string, unstable.Range) {
+	var names []string
+	var at unstable.Range
+	for parts.Next() {
+		if len(names) == 0 {
+			at = parts.Node().Raw
+		}
+		names = append(names, string(parts.Node().Data))
+	}
+	return strings.Join(names, "."), at
+}
+
+func (f *finder) keyValue(prefix string, e *unstable.Node) {
+	name, at := f.key(e.Key())
+	value := e.Value()
+	f.add(prefix+name, at, value.Kind)
+	if value.Kind != unstable.Array {
+		return
+	}
+	elements := value.Children()
+	for i := 0; elements.Next(); i++ {
+		if n := elements.Node(); n.Kind == unstable.String {
+			f.add(index(prefix+name, i), n.Raw, n.Kind)
+		}
+	}
 }
