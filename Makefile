@@ -28,7 +28,7 @@ PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs 
 	cpio openssl openssh-client procps iproute2 iputils-ping nftables util-linux systemd systemd-container
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check unit fuzz test-long update clean
+.PHONY: help appliance test programs base demo check cross unit fuzz test-long update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -59,12 +59,17 @@ test: base check fuzz ## install what tests need, run them all
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local REQUIRE=$(REQUIRE) \
 		GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -race -timeout 60m $(TESTFLAGS) ./...
 
-check: ## gofmt, go vet, staticcheck, go.mod as it should be
+check: cross ## gofmt, go vet, staticcheck, go.mod as it should be, builder for Windows and macOS
 	@make/install gcc libc6-dev
 	@out=$$($$(dirname $(GO))/gofmt -l $$(git ls-files '*.go' 2>/dev/null || find . -name '*.go')); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
 	@$(GO) vet ./...
 	@$(GO) tool staticcheck ./...
 	@$(GO) mod tidy -diff
+
+# Where an administrator sits: builder makes floppies and images there too.
+cross: ## compile builder for Windows and macOS, amd64 and arm64
+	@for os in windows darwin; do for arch in amd64 arm64; do \
+		GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./builder || { echo "cross: $$os/$$arch does not compile"; exit 1; }; done; done
 
 unit: ## the tests that need nothing but Go
 	@$(GO) test -race $(TESTFLAGS) ./...

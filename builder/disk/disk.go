@@ -216,6 +216,3 @@ func (im *Image) addFileAt(offset int64, path string) (size int64, err error) {
 	}
 	return info.Size(), nil
 }
-
-// dataRange is a range of a file that is not a hole.
-type dataRange struct{ start, end int64 }

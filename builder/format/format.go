@@ -52,6 +52,7 @@ func Create(path string, private bool, write func(*os.File) error) (err error) {
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()
+	makeSparse(f)
 	if err := write(f); err != nil {
 		return err
 	}

@@ -14,8 +14,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 const (
@@ -165,11 +163,7 @@ func Listen(path string) (net.Listener, error) {
 	}
 	// The file takes its mode from the socket's inode less the umask, so it is
 	// at no moment more open than socketMode (Linux, unix_bind).
-	cfg := net.ListenConfig{Control: func(_, _ string, c syscall.RawConn) error {
-		var chmodErr error
-		err := c.Control(func(fd uintptr) { chmodErr = unix.Fchmod(int(fd), socketMode) })
-		return errors.Join(err, chmodErr)
-	}}
+	cfg := net.ListenConfig{Control: narrow}
 	ln, err := cfg.Listen(context.Background(), "unix", path)
 	if err != nil {
 		return nil, err
