@@ -41,6 +41,7 @@ var rules = []rule{
 	{from: "overlayd/control", to: "overlayd/node", reason: "the socket does not know the daemon"},
 	{from: "overlayd/device", to: "overlayd/node", reason: "the device does not know the daemon"},
 	{from: "overlayd/nodeid", to: "overlayd", reason: "nodeid is a leaf"},
+	{from: "overlayd/sim", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/sim/scenario"}, reason: "the simulated network knows no protocol"},
 }
 
 // pure packages are handed events and the time and answer with values.
@@ -50,7 +51,7 @@ var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condor
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "overlayd/sim", "overlayd/sim/scenario"}
 
 // pkg is one package folder of the repository.
 type pkg struct {
