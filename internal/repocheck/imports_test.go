@@ -45,7 +45,8 @@ var rules = []rule{
 }
 
 // pure packages are handed events and the time and answer with values.
-var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob"}
+var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
+	"overlayd/nodeid", "overlayd/wire", "overlayd/ring"}
 
 // impure names what a pure package may not import.
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
