@@ -41,12 +41,15 @@ var rules = []rule{
 	{from: "overlayd/control", to: "overlayd/node", reason: "the socket does not know the daemon"},
 	{from: "overlayd/device", to: "overlayd/node", reason: "the device does not know the daemon"},
 	{from: "overlayd/nodeid", to: "overlayd", reason: "nodeid is a leaf"},
+	{from: "overlayd/piece", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire"}, reason: "piece serves dht and gossip"},
+	{from: "overlayd/dht", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
+	{from: "overlayd/gossip", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
 	{from: "overlayd/sim", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/sim/scenario"}, reason: "the simulated network knows no protocol"},
 }
 
 // pure packages are handed events and the time and answer with values.
 var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
-	"overlayd/nodeid", "overlayd/wire", "overlayd/ring"}
+	"overlayd/nodeid", "overlayd/wire", "overlayd/ring", "overlayd/piece", "overlayd/dht", "overlayd/gossip"}
 
 // impure names what a pure package may not import.
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}

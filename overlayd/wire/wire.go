@@ -100,6 +100,7 @@ var names = map[Type]string{
 	TypePutAnswer: "put-answer", TypeHold: "hold", TypeVote: "vote", TypeNack: "nack", TypeRelease: "release",
 	TypeShow: "show", TypeSession: "session", TypeGossip: "gossip", TypeFetch: "fetch", TypePiece: "piece",
 	TypeMerge: "merge", TypeErr: "err", TypeHoldsAsk: "holds-ask", TypeHolds: "holds",
+	TypeStoreFetch: "store-fetch", TypeStorePiece: "store-piece",
 }
 
 // String returns the type's name, as counters use it.
