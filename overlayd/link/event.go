@@ -1,0 +1,205 @@
+package link
+
+import (
+	"net/netip"
+	"time"
+
+	"gridappliance/credential"
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/session"
+	"gridappliance/overlayd/wire"
+)
+
+// Event is what happened. The set is closed.
+type Event interface{ event() }
+
+type (
+	// Want asks for a session with a peer and keeps it until Unwant. With a
+	// zero ID the endpoints are a bootstrap node's, and whoever answers is the
+	// peer; Up names it. Over is the member through which a peer is reached
+	// that is not on the ring itself. Purpose "" is session.LinkPurpose.
+	Want struct {
+		Contact wire.Contact
+		Over    nodeid.ID
+		Purpose string
+	}
+
+	// Unwant gives a session up. A session that the peer asked for needs it
+	// as well: nothing ends an Up but Down.
+	Unwant struct {
+		ID      nodeid.ID
+		Purpose string
+	}
+
+	// Addresses says where this machine can be reached as far as it knows
+	// itself. It replaces what was said before.
+	Addresses struct {
+		Host       []netip.AddrPort // of interfaces of the underlay, with the socket's port
+		Attached   []netip.Prefix   // directly attached prefixes of the underlay
+		Mapped     []netip.AddrPort // port mappings
+		Advertised []netip.AddrPort // configured
+		Pools      []netip.Prefix   // virtual networks, never candidates
+	}
+
+	// Datagram is one of the underlay for which session.Ours is true.
+	Datagram struct {
+		From netip.AddrPort
+		Data []byte
+	}
+
+	// Routed is the body of a payload of wire.TypeSession that the ring
+	// delivered to this node. Over is the header's via of the source.
+	Routed struct {
+		Src, Over nodeid.ID
+		Data      []byte
+	}
+
+	// Send seals a message for a peer on its best path.
+	Send struct {
+		ID      nodeid.ID
+		Purpose string
+		Message []byte
+	}
+
+	// Forward sends what package relay decided on: a carried datagram to a
+	// peer's channel.
+	Forward struct {
+		To      nodeid.ID
+		Channel uint16
+		Carried []byte
+	}
+
+	// Traffic says that the data path has sent or opened records of a session
+	// on a path since the last Traffic: once a second is enough.
+	Traffic struct {
+		ID          nodeid.ID
+		Purpose     string
+		Sent, Heard bool
+	}
+
+	// Identity, Recheck and Destroy are session's.
+	Identity struct{ Chain credential.Chain }
+	Recheck  struct{}
+	Destroy  struct{ Reason session.Reason }
+
+	// Tick is the event for NextDeadline.
+	Tick struct{}
+)
+
+func (Want) event()      {}
+func (Unwant) event()    {}
+func (Addresses) event() {}
+func (Datagram) event()  {}
+func (Routed) event()    {}
+func (Send) event()      {}
+func (Forward) event()   {}
+func (Traffic) event()   {}
+func (Identity) event()  {}
+func (Recheck) event()   {}
+func (Destroy) event()   {}
+func (Tick) event()      {}
+
+// Action is what is to be done. The set is closed.
+type Action interface{ action() }
+
+type (
+	// SendDatagram is for the underlay. The receiver owns Data.
+	SendDatagram struct {
+		To   netip.AddrPort
+		Data []byte
+	}
+
+	// RouteSession is a payload of wire.TypeSession for the ring, at most
+	// wire.MaxPayload.
+	RouteSession struct {
+		To   wire.Target
+		Data []byte
+	}
+
+	// Up says that there is a session: for purpose link once there is a path
+	// that is not the ring's, else at once. Contact.Endpoints has the endpoint
+	// of a direct path.
+	Up struct {
+		Contact wire.Contact
+		Purpose string
+		Node    *credential.Node
+		RTT     time.Duration // 0: not measured yet
+		Path    State
+	}
+
+	// Down ends an Up.
+	Down struct {
+		ID      nodeid.ID
+		Purpose string
+		Reason  session.Reason
+	}
+
+	// Failed answers a Want that led to nothing. Contact is the Want's.
+	Failed struct {
+		Contact wire.Contact
+		Purpose string
+		Reason  session.Reason
+	}
+
+	// Message is what a peer's record said, in the datagram's memory: of
+	// purpose link a wire message (type and body) that is not link's own.
+	// Path says how it came; FromEndpoint is valid when it was direct.
+	Message struct {
+		From    nodeid.ID
+		Purpose string
+		Body    []byte
+	}
+
+	// Relayed is a marked datagram on a channel that is not this node's end:
+	// package relay says where it goes. Carried lies in the datagram's memory.
+	Relayed struct {
+		From    nodeid.ID
+		Channel uint16
+		Carried []byte
+	}
+
+	// PathChanged says that records go another way now, or that the way was
+	// measured again.
+	PathChanged struct {
+		ID      nodeid.ID
+		Purpose string
+		Path    State
+		RTT     time.Duration
+	}
+
+	// KeysChanged says that a snapshot for the data path is stale.
+	KeysChanged struct{ Session *session.Session }
+
+	// Reflexive says that the endpoint at which others see this node, or what
+	// is known of its translator, has changed.
+	Reflexive struct {
+		Endpoint netip.AddrPort
+		Mapping  wire.Mapping
+	}
+)
+
+func (SendDatagram) action() {}
+func (RouteSession) action() {}
+func (Up) action()           {}
+func (Down) action()         {}
+func (Failed) action()       {}
+func (Message) action()      {}
+func (Relayed) action()      {}
+func (PathChanged) action()  {}
+func (KeysChanged) action()  {}
+func (Reflexive) action()    {}
+
+// State is how far the path to a peer has come.
+type State uint8
+
+const (
+	None     State = iota // no session
+	Ring                  // records go over the ring
+	Relay2                // through a common neighbour
+	Punching              // as before, and checks are under way
+	Direct                // to an endpoint
+)
+
+var stateNames = [...]string{"none", "ring", "relay", "punching", "direct"}
+
+func (s State) String() string { return stateNames[s] }
