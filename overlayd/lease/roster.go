@@ -77,7 +77,7 @@ func majority(n int) int { return n/2 + 1 }
 
 // cover is how many of a roster of n must have done something so that every
 // majority of every key's witnesses has one among them.
-func cover(n int) int { return max(majority(n), n-majority(min(n, wire.MaxReplicas))+1) }
+func cover(n int) int { return max(majority(n), n-majority(min(n, wire.MaxVoters))+1) }
 
 // coverOthers is how many of the n-1 others a witness must have copied so that
 // it has met every majority that it was ever part of.
@@ -85,14 +85,14 @@ func coverOthers(n int) int {
 	if n == 1 {
 		return 0
 	}
-	return n - majority(min(n, wire.MaxReplicas)) + 1
+	return n - majority(min(n, wire.MaxVoters)) + 1
 }
 
 // replicas returns the witnesses of a key in one list: the 5 with the highest
 // SHA-256 of key and node ID, or all, highest first (rendezvous hashing; Thaler
 // and Ravishankar 1998).
 func replicas(list []nodeid.ID, key wire.LeaseKey) []nodeid.ID {
-	if len(list) <= wire.MaxReplicas {
+	if len(list) <= wire.MaxVoters {
 		return list
 	}
 	prefix := key.Append([]byte("grid-appliance witness\x00"))
@@ -105,7 +105,7 @@ func replicas(list []nodeid.ID, key wire.LeaseKey) []nodeid.ID {
 		wa, wb := weight[a], weight[b]
 		return -slices.Compare(wa[:], wb[:])
 	})
-	return sorted[:wire.MaxReplicas]
+	return sorted[:wire.MaxVoters]
 }
 
 // sets are a key's witnesses: of the roster and of the one before it.

@@ -19,7 +19,7 @@ const (
 // Protocol bounds of the leases.
 const (
 	MaxWitnesses = 9  // of a roster: credential
-	MaxReplicas  = 5  // witnesses of one key in one roster
+	MaxVoters  = 5  // witnesses of one key in one roster
 	MaxNamespace = 32 // bytes of a namespace's name
 	MaxName      = 63 // bytes of a name: one DNS label
 )
@@ -205,7 +205,7 @@ func ParseHold(b []byte) (Hold, error) {
 	m := Hold{Nonce: r.u64(), Epoch: r.u64(), Holder: r.id(), Instance: r.instance(), Seq: r.u64(), Term: r.u32()}
 	copy(m.Chain[:], r.take(32))
 	m.Key = r.leaseKey()
-	if n := r.count(MaxReplicas, answerSize); n > 0 {
+	if n := r.count(MaxVoters, answerSize); n > 0 {
 		m.Proof = make([]Answer, n)
 		for i := range m.Proof {
 			m.Proof[i] = r.answer(m.Key)

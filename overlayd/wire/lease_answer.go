@@ -119,7 +119,7 @@ func appendKnown(b []byte, known []uint16) []byte {
 }
 
 func (r *reader) known() []uint16 {
-	n := r.count(2*MaxReplicas, 2)
+	n := r.count(2*MaxVoters, 2)
 	if n == 0 {
 		return nil
 	}
@@ -217,7 +217,7 @@ func ParseLeaseCertificate(b []byte) (LeaseCertificate, error) {
 	r := reader{b: b}
 	m := LeaseCertificate{Nonce: r.u64(), Epoch: r.u64(), Holder: r.id(), Instance: r.instance(), Seq: r.u64(), Term: r.u32()}
 	m.Key = r.leaseKey()
-	if n := r.count(2*MaxReplicas, 36+SignatureSize); n > 0 {
+	if n := r.count(2*MaxVoters, 36+SignatureSize); n > 0 {
 		m.Votes = make([]LeaseVote, n)
 		for i := range m.Votes {
 			v := &m.Votes[i]
