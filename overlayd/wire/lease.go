@@ -19,7 +19,7 @@ const (
 // Protocol bounds of the leases.
 const (
 	MaxWitnesses = 9  // of a roster: credential
-	MaxVoters  = 5  // witnesses of one key in one roster
+	MaxVoters    = 5  // witnesses of one key in one roster
 	MaxNamespace = 32 // bytes of a namespace's name
 	MaxName      = 63 // bytes of a name: one DNS label
 )
