@@ -161,13 +161,15 @@ func (m *Machine) drop(d Drop) { m.counters.Drops[d]++ }
 // set clock. Without a monotonic reading they always agree.
 func (m *Machine) noticeJump(now time.Time) {
 	if !m.last.IsZero() {
-		jump := now.Round(0).Sub(m.last.Round(0)) - now.Sub(m.last)
-		if jump.Abs() > maxJump {
+		if jumped(now.Round(0).Sub(m.last.Round(0)), now.Sub(m.last)) {
 			m.destroy(ClockJump)
 		}
 	}
 	m.last = now
 }
+
+// jumped compares what two clocks measured.
+func jumped(wall, monotonic time.Duration) bool { return (wall - monotonic).Abs() > maxJump }
 
 // newIndex returns a number that no handshake or keys of this machine have.
 func (m *Machine) newIndex() uint32 {

@@ -1,0 +1,154 @@
+package session
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"gridappliance/credential"
+)
+
+func endpoint(b byte) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, b}), 4242)
+}
+
+// FuzzParse holds every parser to a round trip.
+func FuzzParse(f *testing.F) {
+	h := hello{sender: 7, noise: make([]byte, 40)}
+	f.Add(h.append(nil))
+	p := part{typeAnswer, 1, 3, 4, 5, []byte("data")}
+	f.Add(p.append(nil))
+	whole := payload{choice: 1, chain: credential.Chain{{1}, {2, 3}}, offer: []byte("x")}
+	f.Add(whole.append(nil))
+	one := payload{choice: 2, chain: credential.Chain{{1}}, rest: [32]byte{9}}
+	f.Add(one.append(nil))
+	none := payload{choice: 2, rest: [32]byte{9}}
+	f.Add(none.append(nil))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) >= helloHead {
+			if h, _, ok := parseHello(b, len(b)); ok {
+				again := h.append(nil)
+				if !bytes.Equal(again[4:], b[4:]) {
+					t.Fatalf("HELLO %x from %x", again, b)
+				}
+			}
+		}
+		if p, _, ok := parsePart(b); ok {
+			again := p.append(nil)
+			again[3] = b[3]
+			if !bytes.Equal(again, b) {
+				t.Fatalf("part %x from %x", again, b)
+			}
+		}
+		if p, ok := parsePayload(b); ok && !bytes.Equal(p.append(nil), b) {
+			t.Fatalf("payload %x from %x", p.append(nil), b)
+		}
+		ParseIndex(b)
+	})
+}
+
+// FuzzMachine gives two connected machines what an attacker between them and
+// chance can: each two bytes are a step. Nothing may panic or grow without
+// bound, and messages that are opened are ones that were sealed.
+func FuzzMachine(f *testing.F) {
+	g := newGrid(f, "archer")
+	f.Add([]byte{0, 0, 4, 0, 4, 1, 4, 2, 4, 3})
+	f.Add([]byte{0, 0, 1, 0, 5, 200, 4, 1, 6, 9, 5, 255, 7, 3, 3, 0, 2, 1, 8, 0, 9, 0, 10, 0})
+	a0, b0 := g.holder("alice", 0, 0), g.holder("bob", 0, 40)
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		g.t, g.seed = t, 0
+		a, b := g.node("a", a0, nil), g.node("b", b0, nil)
+		n := newNet(t, a, b)
+		var seen [][]byte
+		n.lose = func(f flight) bool { seen = append(seen, append([]byte{}, f.data...)); return true }
+		sealed := 0
+		for i := 0; i+1 < len(steps) && i < 200; i += 2 {
+			p, q := a, b
+			if steps[i]&0x80 != 0 {
+				p, q = b, a
+			}
+			arg := steps[i+1]
+			switch steps[i] & 0x7f % 11 {
+			case 0, 1:
+				n.open(p, q)
+			case 2:
+				n.do(p, Close{p.Session(q.id, LinkPurpose)})
+			case 3:
+				n.do(p, Recheck{})
+			case 4, 5: // deliver something seen, perhaps changed or cut, from somewhere
+				if len(seen) == 0 {
+					continue
+				}
+				d := append([]byte{}, seen[len(seen)-1-int(arg)%min(len(seen), 16)]...)
+				if steps[i]&0x40 != 0 {
+					d[int(arg)*7%len(d)] ^= arg | 1
+				} else if steps[i]&0x20 != 0 {
+					d = d[:int(arg)*len(d)/255]
+				}
+				n.do(p, Datagram{Direct(q.at), d})
+			case 6:
+				n.now = n.now.Add(time.Duration(arg) * 100 * time.Millisecond)
+				n.do(p, Tick{})
+			case 7:
+				if s := p.Session(q.id, LinkPurpose); s != nil {
+					text := binary.BigEndian.AppendUint32([]byte("sealed"), uint32(sealed))
+					if r, err := s.Seal(nil, n.now, arg, text); err == nil {
+						sealed++
+						seen = append(seen, r)
+					}
+				}
+			case 8:
+				n.do(p, Destroy{Cloned})
+			case 9:
+				n.do(p, Identity{p.cfg.Chain, []byte{arg}})
+			case 10:
+				n.do(p, Datagram{Direct(endpoint(arg)), bytes.Repeat([]byte{0x80 | arg}, int(arg)*5)})
+			}
+		}
+		for _, p := range n.peers {
+			attempts, halves, sessions := p.Len()
+			if attempts > 1 || halves > maxHalfOpen || sessions > 1 || len(p.byIndex) > attempts+halves+3*sessions+1 || p.held > maxPieces {
+				t.Fatal(attempts, halves, sessions, len(p.byIndex), p.held)
+			}
+			once := map[string]bool{}
+			for _, text := range p.got {
+				if !bytes.HasPrefix(text, []byte("sealed")) || once[fmt.Sprint(text)] {
+					t.Fatalf("opened %q", text)
+				}
+				once[fmt.Sprint(text)] = true
+			}
+		}
+	})
+}
+
+// FuzzWindow holds the replay window against a set.
+func FuzzWindow(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 2, 255, 0, 1})
+	f.Fuzz(func(t *testing.T, steps []byte) {
+		var w window
+		seen := map[uint64]bool{}
+		highest, at := uint64(0), uint64(0)
+		for _, s := range steps {
+			switch {
+			case s < 100:
+				at += uint64(s)
+			case s < 200:
+				at -= min(at, uint64(s-100)*20)
+			default:
+				at += uint64(s-200) * 100
+			}
+			want := !seen[at] && (at > highest || highest-at < Window)
+			if got := w.fresh(at); got != want {
+				t.Fatalf("counter %d, highest %d: fresh %v", at, highest, got)
+			}
+			if want {
+				w.accept(at)
+				seen[at] = true
+				highest = max(highest, at)
+			}
+		}
+	})
+}
