@@ -1,4 +1,57 @@
-// Package ring keeps one node on the overlay's ring.
+// Package ring keeps one node on the overlay's ring and says where messages
+// go next.
+//
+//	    far (Symphony's harmonic law, the nearest of 16 by round trip)
+//	     .-------------------------------.
+//	p4 p3 p2 p1  SELF  s1 s2 s3 s4 s5 s6 s7      SELF: this node
+//	 '--near---'        '---near---'  '-told-'   p, s: predecessors, successors
+//
+// A node keeps sessions (connections, once they have a role here) with its
+// four nearest nodes on each side, with about log2 N others whose distance
+// follows the harmonic law, and with whom traffic wants. Of each it knows the
+// list it keeps itself, so that routing looks one hop ahead.
+//
+// # Lists
+//
+// A node's list of successors (predecessors likewise) is made anew whenever a
+// connection or a peer's list changes: the connected peers in ring order, and
+// behind each the successors that peer itself lists, up to the next connected
+// one. A peer's list is read in one message and replaces the earlier one
+// whole. So every claim is passed on only by nodes that lie nearer to whom it
+// is about, down to one that has a session with it; nothing keeps itself
+// alive. A list ends when r holders are in it: a holder's second node does not
+// count. These are Zave's join, stabilise and rectify on symmetric sessions:
+// a peer that connects is taken into the list (rectify), an unconnected node
+// in the first four is connected to (stabilise), and a node is a member only
+// when its predecessor has it as first successor (join).
+//
+// # Invariants
+//
+//   - A list is ordered, without repetition, without the node itself.
+//   - A node that declares itself a member is the first successor of a member.
+//   - No node is given up for dead unless at least two others of different
+//     holders had no answer either. "I cannot reach it" is not death: it stays
+//     listed while somebody nearer to it lists it, and a session through that
+//     one is asked for.
+//   - Each hop of a routed message promises a smaller distance, or keeps the
+//     promise and is itself nearer: no message travels in a loop, whatever
+//     lists say (see NextHop).
+//   - Every table is bounded: Degree+reserve connections, wire.MaxList peers a
+//     side, graves, passive, calls, asks (constants below).
+//   - Nothing rests on where a node's ID lies: juries and lists count holders.
+//
+// Concurrency: a Machine is for one goroutine. It has no clock, socket or
+// randomness of its own.
+//
+// Limits on purpose: coordinates are hints and can be lied about; a node all of
+// whose first contacts are malicious can be kept on a ring of theirs.
+//
+// Sources: Zave, "Reasoning about identifier spaces: how to make Chord
+// correct" (2017, arXiv 1610.01140); Manku, Bawa, Raghavan, "Symphony" (USITS
+// 2003) §3; Das, Gupta, Motivala, "SWIM" (DSN 2002) §4.1; Rhea et al.,
+// "Handling churn in a DHT" (USENIX 2004); Shafaat, Ghodsi, Haridi, "Dealing
+// with network partitions in structured overlay networks" (2009); Dabek et
+// al., "Vivaldi" (SIGCOMM 2004). Figures: research/overlay.md §1, §9.
 package ring
 
 import (
@@ -7,6 +60,56 @@ import (
 
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/wire"
+)
+
+// Protocol: what other nodes rely on.
+const (
+	near      = 4 // connections wanted on each side
+	minList   = 4 // r is at least this
+	witnesses = 2 // of different holders, without whom nobody is dead
+)
+
+// Implementation: times. All intervals are drawn within ±20 %.
+const (
+	pingNear    = 5 * time.Second
+	pingFar     = 15 * time.Second
+	minRTO      = 200 * time.Millisecond
+	maxRTO      = 3 * time.Second
+	firstRTO    = time.Second // before a round trip was measured
+	juryTime    = 4 * time.Second
+	probes      = 3 // unanswered Pings until a session counts as silent
+	askNear     = 500 * time.Millisecond
+	askFar      = 30 * time.Second // between two readings of a far peer's list
+	roleGrace   = 3 * time.Second  // a session without role lives this long
+	leafTime    = 60 * time.Second // a peer's leaf role, from its last Link
+	demandTime  = 60 * time.Second
+	joinRetry   = time.Second
+	foundAfter  = 2 * time.Second // a founder waits that long for a ring
+	mergeEvery  = 30 * time.Second
+	mergeAgain  = 5 * time.Second // between two lookups that a Merge asks for
+	farSearch   = 2 * time.Second // between two draws while some are missing
+	farRenew    = 5 * time.Minute
+	deadTime    = 60 * time.Second // a dead node is not believed in for this long
+	retryOpen   = 2 * time.Second  // after a failure; doubles up to deadTime
+	OpenTimeout = 10 * time.Second
+)
+
+// Implementation: bounds.
+const (
+	BudgetAppliance = 24
+	BudgetBootstrap = 128
+
+	reserve   = 12 // connections above the budget: neighbours and first contacts
+	maxDemand = 8  // of this node's own
+	graves    = 32 // nodes remembered as dead or not reached
+	passive   = 32 // past peers
+	calls     = 8  // requests of this node under way
+	openings  = 16 // Opens under way
+	asks      = 16 // questions of others about third nodes
+	jury      = 3  // witnesses asked
+	contacts  = 64 // of Bootstrap
+	hints     = 2*wire.MaxList + 1
+	pns       = 16 // consecutive nodes of which a far link takes the nearest
 )
 
 // Config is what a machine is made of.
@@ -28,43 +131,239 @@ type Config struct {
 	Tail func(b []byte) []byte
 }
 
-// Implementation: the degree budget.
-const (
-	BudgetAppliance = 24
-	BudgetBootstrap = 128
-)
+// rules are what the invariants rest on. New sets all of them; tests break
+// them one at a time to see that the checkers notice.
+type rules struct {
+	rectify   bool // a peer that connects is taken into the list
+	atomic    bool // a peer's list is replaced whole
+	listed    bool // member only as the predecessor's first successor
+	promise   bool // hops promise strictly less
+	witnesses int  // for a death
+	mixedBase bool // far links drawn as Evio does, exp(log10(n)(u-1)): wrong
+}
+
+var sound = rules{rectify: true, atomic: true, listed: true, promise: true, witnesses: witnesses}
+
+// instant is a time since the machine's first event.
+type instant = time.Duration
+
+const never = instant(1<<63 - 1)
 
 // Machine is one node's place on the ring.
+//
+//	       LinkUp                JoinAnswer, both neighbours
+//	INIT ---------> ATTACHED --------------------------------> JOINING
+//	 |  <---------    |   <----------------------------------    |
+//	 |   no session   |          no neighbour connected          |
+//	 |                |                                          | first successor
+//	 | Founder, no ring within 2 s                               | of a member
+//	 '----------------'-----------> MEMBER <---------------------'
+//	                                  | no neighbour connected and not a founder's
+//	                                  '----> ATTACHED or INIT
+//	any -- Leave --> LEFT
 type Machine struct {
-	cfg Config
+	cfg    Config
+	rules  rules
+	prefix uint64
+	epoch  time.Time
+	now    instant
+	phase  Phase
+
+	conns    []*conn // in ring order clockwise from this node
+	list     wire.List
+	r        int // holders on each side of a list
+	version  uint32
+	size     float64 // log2 of the estimated number of members
+	density  float64 // the same, by the own list alone: what peers are told
+	coord    coord
+	hints    []wire.Peer // possible neighbours, from answers; until connected or failed
+	hintVia  nodeid.ID
+	graves   []grave
+	passive  []wire.Contact
+	contacts []wire.Contact
+	opening  []opening
+	calls    []call
+	asks     []ask
+
+	number    uint32 // of Pings, calls and questions
+	leaving   bool
+	dirty     bool    // lists have to be made anew
+	foundAt   instant // when a founder begins a ring
+	attachAt  instant
+	mergeAt   instant
+	kicked    instant // last lookup for another ring
+	farAt     instant
+	renewAt   instant
+	drawnSize float64 // size when far links were last all drawn
+	far       farSearchState
+	deadline  instant
+
+	actions []Action
+	buf     []byte // of the actions' bytes
 }
 
 // New returns a machine that waits for Bootstrap.
-func New(cfg Config) *Machine { return &Machine{cfg: cfg} }
+func New(cfg Config) *Machine {
+	if cfg.Degree == 0 {
+		cfg.Degree = BudgetAppliance
+	}
+	return &Machine{
+		cfg: cfg, rules: sound, prefix: cfg.ID.Prefix(), r: minList, deadline: never,
+		foundAt: never, attachAt: never, mergeAt: never, farAt: never, renewAt: never,
+		number: cfg.Rand.Uint32(), version: cfg.Rand.Uint32() | 1,
+	}
+}
 
 // Handle takes one event and returns what to do; the slice is reused by the
 // next call.
-func (m *Machine) Handle(now time.Time, e Event) []Action { return nil }
+func (m *Machine) Handle(now time.Time, e Event) []Action {
+	if m.epoch.IsZero() {
+		m.epoch = now
+	}
+	m.now = max(m.now, now.Sub(m.epoch))
+	m.actions, m.buf = m.actions[:0], m.buf[:0]
+	if m.phase == Left {
+		return nil
+	}
+	switch e := e.(type) {
+	case Bootstrap:
+		m.bootstrap(e.Contacts)
+	case LinkUp:
+		m.linkUp(e)
+	case LinkDown:
+		if c := m.conn(e.ID); c != nil {
+			m.drop(c)
+		}
+	case LinkFailed:
+		m.linkFailed(e.ID, e.Asked)
+	case RTT:
+		if c := m.conn(e.ID); c != nil {
+			c.rtt.restart(e.RTT)
+		}
+	case FromLink:
+		m.fromLink(e)
+	case Routed:
+		m.routed(e)
+	case Demand:
+		m.demand(e.ID)
+	case Leave:
+		m.leave()
+		return m.actions
+	case Tick:
+	}
+	m.tick()
+	return m.actions
+}
 
 // NextDeadline is when Tick is due; zero: never.
-func (m *Machine) NextDeadline() time.Time { return time.Time{} }
-
-// FirstHop returns where a payload of this node's own goes first. It fills in
-// what a header needs besides To, Payload and RPC: TTL, Promise, Src, SrcVia.
-// Attempt try leaves by another peer than the attempts before it, while there
-// are any.
-func (m *Machine) FirstHop(h *wire.Header, try int) (nodeid.ID, Verdict) { return nodeid.ID{}, OffRing }
-
-// NextHop says where a Routed message that arrived goes, and changes the
-// header to what the next hop is to get.
-func (m *Machine) NextHop(h *wire.Header) (nodeid.ID, Verdict) { return nodeid.ID{}, OffRing }
+func (m *Machine) NextDeadline() time.Time {
+	if m.epoch.IsZero() || m.deadline == never {
+		return time.Time{}
+	}
+	return m.epoch.Add(m.deadline)
+}
 
 // Phase returns how far the node has come.
-func (m *Machine) Phase() Phase { return Init }
+func (m *Machine) Phase() Phase { return m.phase }
 
 // List returns the predecessors and successors, nearest first. The slices are
 // the machine's and hold until the next Handle.
-func (m *Machine) List() wire.List { return wire.List{} }
+func (m *Machine) List() wire.List { return m.list }
 
-// Size returns the estimated number of members.
-func (m *Machine) Size() float64 { return 1 }
+// tick does what is due, and what the event made due.
+func (m *Machine) tick() {
+	for i := 0; i < len(m.conns); i++ {
+		c := m.conns[i]
+		m.watch(c)
+		if i < len(m.conns) && m.conns[i] != c { // dropped
+			i--
+		}
+	}
+	m.expireOpenings()
+	m.expireCalls()
+	m.expireAsks()
+	m.exhume()
+	if m.dirty {
+		m.refresh()
+	}
+	m.progress()
+	m.wantNear()
+	m.wantFar()
+	m.wantMerge()
+	if m.dirty {
+		m.refresh()
+	}
+	m.schedule()
+}
+
+// schedule finds the earliest deadline.
+func (m *Machine) schedule() {
+	d := min(m.attachAt, m.mergeAt, m.farAt, m.renewAt, m.foundAt)
+	for _, c := range m.conns {
+		d = min(d, c.deadline())
+	}
+	for _, o := range m.opening {
+		d = min(d, o.until)
+	}
+	for _, c := range m.calls {
+		d = min(d, c.due)
+	}
+	for _, a := range m.asks {
+		d = min(d, a.until)
+	}
+	for _, g := range m.graves {
+		if g.until > m.now && (g.wanted || g.dead) {
+			d = min(d, g.until)
+		}
+	}
+	m.deadline = d
+}
+
+// jitter draws around an interval, ±20 %.
+func (m *Machine) jitter(d time.Duration) time.Duration {
+	return d*4/5 + time.Duration(m.cfg.Rand.Int64N(int64(d)*2/5+1))
+}
+
+func (m *Machine) act(a Action) { m.actions = append(m.actions, a) }
+
+// send sends a link message.
+func (m *Machine) send(to nodeid.ID, msg wire.Message) {
+	start := len(m.buf)
+	m.buf = wire.AppendMessage(m.buf, msg)
+	m.act(SendLink{ID: to, Data: m.buf[start:len(m.buf):len(m.buf)]})
+}
+
+// route sends a payload.
+func (m *Machine) route(to wire.Target, srcVia nodeid.ID, rpc uint32, msg wire.Message, try int) {
+	start := len(m.buf)
+	m.buf = msg.Append(m.buf)
+	m.act(Route{To: to, SrcVia: srcVia, RPC: rpc, Type: msg.Type(), Body: m.buf[start:len(m.buf):len(m.buf)], Try: try})
+}
+
+// nextNumber is never 0.
+func (m *Machine) nextNumber() uint32 {
+	m.number++
+	if m.number == 0 {
+		m.number = 1
+	}
+	return m.number
+}
+
+// self is this node as others list it.
+func (m *Machine) self() wire.Peer {
+	return wire.Peer{ID: m.cfg.ID, Holder: m.cfg.Holder, Coord: m.coord.wire()}
+}
+
+func (m *Machine) status() wire.Status {
+	s := wire.Status{Version: m.version, Size: sizeToWire(m.density), Coord: m.coord.wire()}
+	if m.ready() {
+		s.Flags |= wire.StatusReady
+	}
+	if m.phase == OnRing {
+		s.Flags |= wire.StatusMember
+	}
+	return s
+}
+
+// ready says that this node has a successor and may be listed.
+func (m *Machine) ready() bool { return m.phase == OnRing || m.phase == Joining && m.placed() }

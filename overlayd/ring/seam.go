@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"net/netip"
 	"time"
 
 	"gridappliance/overlayd/nodeid"
@@ -13,7 +14,8 @@ type Event interface{ event() }
 // Events.
 type (
 	// Bootstrap starts a node: it names where the ring may be found. It may
-	// come again with other contacts.
+	// come again with other contacts. A contact of which only endpoints are
+	// known has the zero ID.
 	Bootstrap struct{ Contacts []wire.Contact }
 
 	// LinkUp says that there is a session of kind link with a peer, direct or
@@ -22,13 +24,17 @@ type (
 	LinkUp struct {
 		Contact wire.Contact // authenticated
 		RTT     time.Duration
+		Asked   netip.AddrPort // the first endpoint of the Open, if that had no ID
 	}
 
 	// LinkDown says that a session is gone.
 	LinkDown struct{ ID nodeid.ID }
 
 	// LinkFailed says that what an Open asked for did not come about.
-	LinkFailed struct{ ID nodeid.ID }
+	LinkFailed struct {
+		ID    nodeid.ID
+		Asked netip.AddrPort // as in LinkUp
+	}
 
 	// RTT says that the path to a peer is another, or was measured.
 	RTT struct {
@@ -86,7 +92,7 @@ type (
 	// OpenTimeout, or taken as failed. With endpoints they are where to begin;
 	// without, the handshake is routed to the ID through Via, if that is not
 	// the zero ID: a peer that has a connection to it, and so a relay of last
-	// resort too.
+	// resort too. A contact with the zero ID is whoever answers there.
 	Open struct {
 		Contact wire.Contact
 		Via     nodeid.ID

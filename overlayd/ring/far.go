@@ -1,0 +1,127 @@
+package ring
+
+import (
+	"math"
+	"slices"
+
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/wire"
+)
+
+// farSearchState are the candidates of the last draw, the best first.
+type farSearchState struct {
+	candidates []wire.Peer
+	tried      int
+}
+
+// maxFarTries bounds the candidates of one draw that are asked. Implementation.
+const maxFarTries = 3
+
+// draw returns how far clockwise the next far link goes, as a share of the
+// ring: the harmonic law p(x) = 1/(x ln n) on [1/n, 1], by inversion (Symphony
+// §3.1).
+func (m *Machine) draw() float64 {
+	u := m.cfg.Rand.Float64()
+	if m.rules.mixedBase {
+		return math.Exp(m.size * math.Log10(2) * (u - 1))
+	}
+	return math.Exp2(m.size * (u - 1))
+}
+
+// farTarget is how many far links this node draws: half of log2 N, as each has
+// two ends.
+func (m *Machine) farTarget() int {
+	if m.size < 3 { // everybody is a neighbour
+		return 0
+	}
+	return int(math.Ceil(m.size / 2))
+}
+
+func (m *Machine) farCount() (n int) {
+	for _, c := range m.conns {
+		if c.roles&wire.RoleFar != 0 {
+			n++
+		}
+	}
+	for _, o := range m.opening {
+		if o.why == WhyFar {
+			n++
+		}
+	}
+	return n
+}
+
+// wantFar draws far links while some are missing, and one anew every five
+// minutes, or all when the ring has doubled or halved.
+func (m *Machine) wantFar() {
+	if m.phase != OnRing {
+		return
+	}
+	have, want := m.farCount(), m.farTarget()
+	if m.now >= m.renewAt || math.Abs(m.size-m.drawnSize) >= 1 && m.now >= m.farAt && have >= want {
+		m.renewAt = m.now + m.jitter(farRenew)
+		if have >= want && want > 0 {
+			want = have + 1
+			m.farAt = m.now
+		}
+	}
+	if m.now < m.farAt {
+		return
+	}
+	m.farAt = never
+	if have >= want || m.calling(callFar) {
+		if have < want {
+			m.farAt = m.now + m.jitter(farSearch)
+		}
+		m.drawnSize = m.size
+		return
+	}
+	m.farAt = m.now + m.jitter(farSearch)
+	if len(m.conns)+len(m.opening) >= m.cfg.Degree {
+		return
+	}
+	at := nodeid.Add(m.cfg.ID, nodeid.FromFraction(m.draw()))
+	m.begin(callFar, wire.Target{ID: at}, nodeid.ID{})
+}
+
+// farFound takes the nodes around a drawn point: of up to 16 consecutive ones
+// the nearest by round trip is asked first.
+func (m *Machine) farFound(msg wire.Found) {
+	around := []wire.Peer{msg.Self}
+	for i := range wire.MaxList {
+		for _, side := range [2][]wire.Peer{msg.List.Succs, msg.List.Preds} {
+			if i < len(side) && len(around) < pns {
+				around = append(around, side[i])
+			}
+		}
+	}
+	around = slices.DeleteFunc(around, func(p wire.Peer) bool {
+		return p.ID == m.cfg.ID || m.held(p.ID) || m.conn(p.ID) != nil
+	})
+	slices.SortStableFunc(around, func(a, b wire.Peer) int {
+		return cmpFloat(m.coord.to(a.Coord), m.coord.to(b.Coord))
+	})
+	m.far = farSearchState{candidates: around[:min(maxFarTries, len(around))]}
+	m.farRefused()
+}
+
+func cmpFloat(a, b float64) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+// farRefused asks the next candidate.
+func (m *Machine) farRefused() {
+	for m.far.tried < len(m.far.candidates) {
+		p := m.far.candidates[m.far.tried]
+		m.far.tried++
+		if m.open(wire.Contact{ID: p.ID, Holder: p.Holder}, nodeid.ID{}, WhyFar) {
+			return
+		}
+	}
+}

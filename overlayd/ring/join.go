@@ -1,0 +1,384 @@
+package ring
+
+import (
+	"slices"
+	"time"
+
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/wire"
+)
+
+// call is a request of this node under way.
+type call struct {
+	rpc    uint32
+	kind   callKind
+	to     wire.Target
+	srcVia nodeid.ID
+	try    int
+	due    instant
+}
+
+type callKind uint8
+
+const (
+	callJoin  callKind = iota
+	callMerge          // who else is nearest to this node?
+	callFar            // who is at the drawn point?
+)
+
+const tries = 3 // of one call
+
+// begin sends a request.
+func (m *Machine) begin(kind callKind, to wire.Target, srcVia nodeid.ID) bool {
+	if len(m.calls) >= calls {
+		return false
+	}
+	c := call{rpc: m.nextNumber(), kind: kind, to: to, srcVia: srcVia}
+	m.attempt(&c)
+	m.calls = append(m.calls, c)
+	return true
+}
+
+func (m *Machine) attempt(c *call) {
+	c.due = m.now + m.jitter(joinRetry<<c.try)
+	var msg wire.Message = wire.Find{}
+	if c.kind == callJoin {
+		msg = wire.Join{Self: m.self()}
+	}
+	m.route(c.to, c.srcVia, c.rpc, msg, c.try)
+}
+
+func (m *Machine) expireCalls() {
+	m.calls = slices.DeleteFunc(m.calls, func(c call) bool { return m.now >= c.due && c.try+1 >= tries })
+	for i := range m.calls {
+		if c := &m.calls[i]; m.now >= c.due {
+			c.try++
+			m.attempt(c)
+		}
+	}
+}
+
+// answered returns and removes the call with that number.
+func (m *Machine) answered(rpc uint32) (call, bool) {
+	for i, c := range m.calls {
+		if c.rpc == rpc {
+			m.calls = slices.Delete(m.calls, i, i+1)
+			return c, true
+		}
+	}
+	return call{}, false
+}
+
+func (m *Machine) calling(kind callKind) bool {
+	return slices.ContainsFunc(m.calls, func(c call) bool { return c.kind == kind })
+}
+
+// routed takes a payload.
+func (m *Machine) routed(e Routed) {
+	switch e.Header.Payload {
+	case wire.TypeFind:
+		take(e.Body, wire.ParseFind, func(wire.Find) { m.onFind(e.Header) })
+	case wire.TypeJoin:
+		take(e.Body, wire.ParseJoin, func(wire.Join) { m.onJoin(e.Header) })
+	case wire.TypeFound:
+		take(e.Body, wire.ParseFound, func(msg wire.Found) { m.onFound(e.Header.RPC, msg) })
+	case wire.TypeJoinAnswer:
+		take(e.Body, wire.ParseJoinAnswer, func(msg wire.JoinAnswer) { m.onJoinAnswer(e.Header.RPC, msg) })
+	case wire.TypeMerge:
+		take(e.Body, wire.ParseMerge, func(msg wire.Merge) { m.onMerge(msg) })
+	}
+}
+
+func (m *Machine) found() wire.Found {
+	return wire.Found{Self: m.self(), Size: sizeToWire(m.density), List: m.list}
+}
+
+func back(h wire.Header) wire.Target { return wire.Target{ID: h.Src, Exact: true, Via: h.SrcVia} }
+
+func (m *Machine) onFind(h wire.Header) {
+	if h.Src == m.cfg.ID { // a lookup of its own place came home: one ring
+		m.answered(h.RPC)
+		return
+	}
+	m.route(back(h), nodeid.ID{}, h.RPC, m.found(), 0)
+}
+
+func (m *Machine) onJoin(h wire.Header) {
+	if h.Src == m.cfg.ID {
+		return
+	}
+	a := wire.JoinAnswer{Found: m.found()}
+	if m.phase != OnRing {
+		a.Code = wire.CodeOffRing
+	}
+	m.route(back(h), nodeid.ID{}, h.RPC, a, 0)
+}
+
+func (m *Machine) bootstrap(list []wire.Contact) {
+	for _, c := range list {
+		if c.ID == m.cfg.ID || len(m.contacts) >= contacts {
+			continue
+		}
+		same := func(o wire.Contact) bool {
+			return o.ID == c.ID && (c.ID != nodeid.ID{} || slices.Equal(o.Endpoints, c.Endpoints))
+		}
+		if i := slices.IndexFunc(m.contacts, same); i >= 0 {
+			m.contacts[i] = c
+			continue
+		}
+		m.contacts = append(m.contacts, c)
+	}
+	if m.phase < OnRing {
+		m.attachAt = m.now
+		if m.cfg.Founder && m.foundAt == never {
+			m.foundAt = m.now
+			if len(m.contacts) > 0 {
+				m.foundAt += m.jitter(foundAfter)
+			}
+		}
+	}
+}
+
+// progress moves the node on towards membership, or back.
+func (m *Machine) progress() {
+	if m.phase == OnRing {
+		m.stayMember()
+		return
+	}
+	if m.phase != Init && len(m.conns) == 0 {
+		m.phase, m.calls = Init, m.calls[:0]
+	}
+	if m.phase == Joining && len(m.hints) == 0 && len(m.list.Preds) == 0 {
+		m.phase, m.attachAt = Attached, m.now
+	}
+	if m.now >= m.attachAt {
+		m.attach()
+	}
+	if m.phase == Joining {
+		m.enter()
+	}
+	if m.phase != OnRing && m.now >= m.foundAt {
+		m.become()
+	}
+}
+
+// attach looks for a first contact, or asks one for the place on the ring.
+func (m *Machine) attach() {
+	m.attachAt = m.now + m.jitter(joinRetry)
+	if m.phase == Init {
+		for range min(3, len(m.contacts)) {
+			m.open(m.contacts[m.cfg.Rand.IntN(len(m.contacts))], nodeid.ID{}, WhyBootstrap)
+		}
+		if len(m.contacts) == 0 {
+			m.attachAt = never
+		}
+		return
+	}
+	if m.phase == Attached && !m.calling(callJoin) {
+		m.begin(callJoin, wire.Target{ID: m.cfg.ID}, nodeid.ID{})
+	}
+}
+
+func (m *Machine) onJoinAnswer(rpc uint32, msg wire.JoinAnswer) {
+	if _, ok := m.answered(rpc); !ok || m.phase != Attached || msg.Code != wire.CodeOK {
+		return
+	}
+	m.phase = Joining
+	m.hint(msg.Found)
+}
+
+// hint takes what an answer names as possible neighbours.
+func (m *Machine) hint(f wire.Found) {
+	m.hintVia = f.Self.ID
+	for _, side := range [3][]wire.Peer{{f.Self}, f.List.Succs, f.List.Preds} {
+		for _, p := range side {
+			m.addHint(p)
+		}
+	}
+	m.trimHints()
+}
+
+func (m *Machine) addHint(p wire.Peer) {
+	known := slices.ContainsFunc(m.hints, func(o wire.Peer) bool { return o.ID == p.ID })
+	if p.ID != m.cfg.ID && !known && m.conn(p.ID) == nil && !m.gone(p.ID) {
+		if len(m.hints) >= hints {
+			m.trimHints()
+		}
+		m.hints = append(m.hints, p)
+	}
+}
+
+// trimHints keeps the four nearest on each side.
+func (m *Machine) trimHints() {
+	keep := make([]wire.Peer, 0, 2*near)
+	for _, clockwise := range [2]bool{true, false} {
+		slices.SortFunc(m.hints, func(a, b wire.Peer) int {
+			if a.ID == b.ID {
+				return 0
+			}
+			if m.nearer(a.ID, b.ID, clockwise) {
+				return -1
+			}
+			return 1
+		})
+		for _, p := range m.hints[:min(near, len(m.hints))] {
+			if !slices.ContainsFunc(keep, func(o wire.Peer) bool { return o.ID == p.ID }) {
+				keep = append(keep, p)
+			}
+		}
+	}
+	m.hints = keep
+}
+
+// placed says that the nearest on each side that this node has heard of is
+// connected, so that its list is as good as theirs.
+func (m *Machine) placed() bool {
+	if len(m.list.Succs) == 0 || len(m.list.Preds) == 0 {
+		return false
+	}
+	s, p := m.list.Succs[0].ID, m.list.Preds[0].ID
+	for _, h := range m.hints {
+		if m.nearer(h.ID, s, true) || m.nearer(h.ID, p, false) {
+			return false
+		}
+	}
+	sc, pc := m.conn(s), m.conn(p)
+	return sc != nil && pc != nil && sc.ring() && pc.ring()
+}
+
+// enter asks the predecessor to list this node, and makes it a member when it
+// is listed.
+func (m *Machine) enter() {
+	if !m.placed() {
+		return
+	}
+	p := m.conn(m.list.Preds[0].ID)
+	if !m.rules.listed || p.member() && len(p.list.Succs) > 0 && p.list.Succs[0].ID == m.cfg.ID {
+		m.become()
+		return
+	}
+	m.rectify(p)
+	m.rectify(m.conn(m.list.Succs[0].ID))
+}
+
+// rectify tells a neighbour again that this node is there.
+func (m *Machine) rectify(c *conn) {
+	if c == nil || m.now < c.linkAt {
+		return
+	}
+	c.linkAt = m.now + m.jitter(askNear)
+	m.send(c.peer.ID, wire.Link{Role: wire.RoleNear, Status: m.status()})
+	m.send(c.peer.ID, wire.NeighAsk{Have: c.have})
+}
+
+// become makes this node a member.
+func (m *Machine) become() {
+	m.phase = OnRing
+	m.foundAt, m.attachAt = never, never
+	m.mergeAt = m.now + m.jitter(mergeEvery)
+	m.farAt = m.now
+	m.renewAt = m.now + m.jitter(farRenew)
+	m.version++
+	m.act(Member{On: true})
+	for _, c := range m.conns {
+		m.release(c, wire.RoleLeaf)
+	}
+	m.announce()
+}
+
+// stayMember ends membership when no neighbour is left, except of a founder
+// that is alone.
+func (m *Machine) stayMember() {
+	if slices.ContainsFunc(m.conns, func(c *conn) bool { return c.ring() }) {
+		p := m.conn(m.list.Preds[0].ID)
+		if p != nil && p.have != 0 && (len(p.list.Succs) == 0 || p.list.Succs[0].ID != m.cfg.ID) {
+			m.rectify(p)
+		}
+		return
+	}
+	if m.cfg.Founder {
+		return
+	}
+	m.phase, m.attachAt = Init, m.now
+	if len(m.conns) > 0 {
+		m.phase = Attached
+	}
+	m.mergeAt, m.farAt, m.renewAt = never, never, never
+	m.act(Member{On: false})
+}
+
+// wantMerge looks, from a random past or first contact, who is nearest to this
+// node: another than itself is of another ring.
+func (m *Machine) wantMerge() {
+	if m.phase != OnRing || m.now < m.mergeAt {
+		return
+	}
+	m.mergeAt = m.now + m.jitter(mergeEvery)
+	m.kicked = m.now
+	n := len(m.contacts) + len(m.passive)
+	if n == 0 {
+		return
+	}
+	i := m.cfg.Rand.IntN(n)
+	var from wire.Contact
+	if i < len(m.contacts) {
+		from = m.contacts[i]
+	} else {
+		from = m.passive[i-len(m.contacts)]
+	}
+	if c := m.conn(from.ID); c != nil {
+		m.lookElsewhere(c)
+		return
+	}
+	m.open(from, nodeid.ID{}, WhyMerge)
+}
+
+// lookElsewhere asks through a peer.
+func (m *Machine) lookElsewhere(c *conn) {
+	m.begin(callMerge, wire.Target{ID: m.cfg.ID, Via: c.peer.ID}, c.peer.ID)
+}
+
+func (m *Machine) onFound(rpc uint32, msg wire.Found) {
+	c, ok := m.answered(rpc)
+	if !ok {
+		return
+	}
+	switch c.kind {
+	case callFar:
+		m.farFound(msg)
+	case callMerge:
+		if via := m.conn(c.srcVia); via != nil && via.roles == wire.RoleLeaf {
+			m.release(via, wire.RoleLeaf)
+		}
+		if m.phase != OnRing || msg.Self.ID == m.cfg.ID {
+			return
+		}
+		m.hint(msg)
+		m.hints = slices.DeleteFunc(m.hints, func(p wire.Peer) bool { return !m.inWindow(p.ID) })
+		if len(m.hints) > 0 {
+			m.hintVia = c.srcVia
+			m.kick(msg.Self)
+		}
+	}
+}
+
+// kick tells all connections that there is another ring.
+func (m *Machine) kick(through wire.Peer) {
+	for _, c := range m.conns {
+		if c.member() && c.peer.ID != through.ID {
+			m.route(wire.Target{ID: c.peer.ID, Exact: true}, nodeid.ID{}, 0, wire.Merge{Through: through}, 0)
+		}
+	}
+}
+
+// onMerge looks at once, at most every few seconds.
+func (m *Machine) onMerge(msg wire.Merge) {
+	if m.phase != OnRing || m.now-m.kicked < mergeAgain {
+		return
+	}
+	m.kicked = m.now
+	m.mergeAt = m.now + time.Duration(m.cfg.Rand.Int64N(int64(time.Second)))
+	if m.inWindow(msg.Through.ID) {
+		m.addHint(msg.Through)
+	}
+}
