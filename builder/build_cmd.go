@@ -40,16 +40,22 @@ A file appears under its name only when it is whole.`,
 			if err != nil {
 				return err
 			}
-			b, err := f.openBase(cmd.Context(), im.def, newProgress(cmd.ErrOrStderr(), f.json))
+			progress := newProgress(cmd.ErrOrStderr(), f.json)
+			b, err := f.openBase(cmd.Context(), im.def, progress)
 			if err != nil {
 				return err
 			}
-			p, err := im.plan(b)
+			layers, err := f.openStack(cmd.Context(), im, b, progress)
+			if err != nil {
+				return err
+			}
+			defer layers.Close()
+			p, err := im.plan(b, layers)
 			if err != nil {
 				return err
 			}
 			report := buildReport{Base: p.BaseID, Private: p.Private}
-			if report.Files, err = im.write(cmd.Context(), b, p, out); err != nil {
+			if report.Files, err = im.write(cmd.Context(), b, layers, p, out); err != nil {
 				return err
 			}
 			report.Seconds = time.Since(start).Seconds()
@@ -81,8 +87,8 @@ type buildReport struct {
 
 // write composes the disk and writes it in every form of the plan into the
 // folder out, which is made when it is not there. It returns the files' paths.
-func (im *image) write(ctx context.Context, b *base.Base, p *plan.Plan, out string) ([]string, error) {
-	d, err := disk.Compose(p.Layout, im.contents(b))
+func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan, out string) ([]string, error) {
+	d, err := disk.Compose(p.Layout, im.contents(b, s))
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 // the definition, or stands for it when there is no definition.
 type imageFlags struct {
 	name, base, floppy, disk string
-	targets                  []string
+	targets, modules         []string
 	noFloppy                 bool
 	store                    string
 	json                     bool
@@ -38,6 +38,7 @@ func (f *imageFlags) add(cmd *cobra.Command) {
 	flags.BoolVar(&f.noFloppy, "no-floppy", false, "leave the definition's floppy out: an image to share")
 	flags.StringVar(&f.disk, "disk", "", "size of the disk (default "+spec.DefaultDisk.String()+")")
 	flags.StringSliceVar(&f.targets, "target", nil, "what to write: "+targetNames()+" (default qcow2)")
+	flags.StringArrayVar(&f.modules, "module", nil, "module to stack on the base: path or URL, and ?checksum=sha256:HEX; again for more")
 	flags.StringVar(&f.store, "store", "", "folder of the store (default: grid-appliance in the user's cache)")
 	flags.BoolVar(&f.json, "json", false, "write the result as JSON")
 	cmd.MarkFlagsMutuallyExclusive("floppy", "no-floppy")
@@ -60,6 +61,8 @@ func targetNames() string {
 type image struct {
 	def    *spec.Definition
 	floppy []byte // nil when none goes in
+
+	floppyModules []spec.Address // its [[modules]]
 }
 
 // read reads the definition that args names, if any, lets the flags override
@@ -92,7 +95,7 @@ func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
 	})
 	im := &image{def: def}
 	if def.Floppy != "" {
-		if im.floppy, err = checkedFloppy(def.Floppy, now); err != nil {
+		if err := im.readFloppy(def.Floppy, now); err != nil {
 			found := diag.Of(err)
 			if found == nil {
 				return nil, err
@@ -127,6 +130,13 @@ func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
 		}
 		overridden["targets"] = "--target"
 	}
+	if len(f.modules) > 0 {
+		def.Modules = nil
+		for _, m := range f.modules {
+			def.Modules = append(def.Modules, spec.Address(m))
+		}
+		overridden["modules"] = "--module"
+	}
 	if f.disk != "" {
 		size, err := spec.ParseSize(f.disk)
 		if err != nil {
@@ -138,16 +148,21 @@ func (f *imageFlags) override(def *spec.Definition) (map[string]string, error) {
 	return overridden, nil
 }
 
-// checkedFloppy reads a floppy, zipped or not, and checks it as firstboot will.
-func checkedFloppy(path string, now time.Time) ([]byte, error) {
+// readFloppy reads a floppy, zipped or not, and checks it as firstboot will.
+func (im *image) readFloppy(path string, now time.Time) error {
 	name, image, _, err := loadFloppy(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if _, err := floppy.CheckImage(name, image, now); err != nil {
-		return nil, err
+	flp, err := floppy.CheckImage(name, image, now)
+	if err != nil {
+		return err
 	}
-	return image, nil
+	im.floppy = image
+	for _, m := range flp.Config.Modules {
+		im.floppyModules = append(im.floppyModules, spec.Address(m.Source+"?checksum=sha256:"+m.SHA256))
+	}
+	return nil
 }
 
 // openBase opens the definition's base: the newest of the store when it names
@@ -176,21 +191,24 @@ func (f *imageFlags) openBase(ctx context.Context, def *spec.Definition, p *prog
 }
 
 // plan makes the plan of an image on a base.
-func (im *image) plan(b *base.Base) (*plan.Plan, error) {
-	if len(im.def.Packages)+len(im.def.Files)+len(im.def.Modules) > 0 {
-		return nil, errors.New("plan image: this builder checks packages, files and modules of a definition, but cannot lay them in yet")
+func (im *image) plan(b *base.Base, s *stack) (*plan.Plan, error) {
+	if len(im.def.Packages)+len(im.def.Files) > 0 {
+		return nil, errors.New("plan image: this builder checks packages and files of a definition, but cannot lay them in yet")
 	}
 	in := plan.Inputs{BaseID: b.Manifest.ID, Floppy: im.floppy != nil}
 	squashfs, _ := b.Manifest.File(base.Squashfs) // base.Open found both
 	user, _ := b.Manifest.File(base.User)
-	in.Layers = []plan.Layer{{Name: "gridbase", Size: squashfs.Size}}
+	var err error
+	if in.Layers, err = s.plan([]plan.Layer{{Name: "gridbase", Size: squashfs.Size}}); err != nil {
+		return nil, err
+	}
 	in.UserSize = user.Size
 	return plan.New(im.def, in)
 }
 
 // contents returns what the disk is composed from.
-func (im *image) contents(b *base.Base) disk.Contents {
-	return disk.Contents{
+func (im *image) contents(b *base.Base, s *stack) disk.Contents {
+	c := disk.Contents{
 		BootImage: b.Path(base.GRUBBoot),
 		CoreImage: b.Path(base.GRUBCore),
 		EFIImage:  b.Path(base.GRUBEFI),
@@ -200,4 +218,6 @@ func (im *image) contents(b *base.Base) disk.Contents {
 		User:      b.Path(base.User),
 		Floppy:    im.floppy,
 	}
+	s.contents(&c)
+	return c
 }

@@ -57,6 +57,7 @@ func commands() []*cobra.Command {
 		newGridCommand(),
 		newFloppyCommand(),
 		newBaseCommand(),
+		newModuleCommand(),
 		newCheckCommand(),
 		newPlanCommand(),
 		newBuildCommand(),

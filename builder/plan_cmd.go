@@ -24,11 +24,17 @@ nothing. The same definition, base and floppy give the same plan.`,
 			if err != nil {
 				return err
 			}
-			b, err := f.openBase(cmd.Context(), im.def, newProgress(cmd.ErrOrStderr(), f.json))
+			progress := newProgress(cmd.ErrOrStderr(), f.json)
+			b, err := f.openBase(cmd.Context(), im.def, progress)
 			if err != nil {
 				return err
 			}
-			p, err := im.plan(b)
+			layers, err := f.openStack(cmd.Context(), im, b, progress)
+			if err != nil {
+				return err
+			}
+			defer layers.Close()
+			p, err := im.plan(b, layers)
 			if err != nil {
 				return err
 			}

@@ -5,25 +5,21 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
-	getter "github.com/hashicorp/go-getter/v2"
-
+	"gridappliance/builder/fetch"
 	"gridappliance/builder/manifest"
 	"gridappliance/builder/progress"
 )
 
 // Limits of what Fetch takes from a server it need not trust.
 const (
-	maxManifest   = 4 << 20 // bytes
-	maxBaseFile   = 4 << 30 // bytes
-	fetchPatience = 30 * time.Minute
+	maxManifest = 4 << 20 // bytes
+	maxBaseFile = 4 << 30 // bytes
 )
 
 var checksumPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
@@ -53,7 +49,7 @@ func Fetch(ctx context.Context, s *Store, source string, p *progress.Reporter) (
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return nil, err
 	}
-	if err := get(ctx, place, values.Get("checksum"), filepath.Join(out, Manifest), maxManifest, nil); err != nil {
+	if err := fetch.File(ctx, place, values.Get("checksum")[len("sha256:"):], filepath.Join(out, Manifest), maxManifest, io.Discard); err != nil {
 		return nil, err
 	}
 	text, err := os.ReadFile(filepath.Join(out, Manifest))
@@ -92,7 +88,7 @@ func fetchFiles(ctx context.Context, m *manifest.Manifest, folder, out string, s
 	step.Expect(total, progress.Bytes)
 	for _, f := range m.Files {
 		raw := filepath.Join(out, f.Name+".fetched")
-		if err := get(ctx, folder+f.Name, "sha256:"+f.SHA256, raw, f.Size, step); err != nil {
+		if err := fetch.File(ctx, folder+f.Name, f.SHA256, raw, f.Size, step); err != nil {
 			return err
 		}
 		if err := copySparse(raw, filepath.Join(out, f.Name)); err != nil {
@@ -103,54 +99,6 @@ func fetchFiles(ctx context.Context, m *manifest.Manifest, folder, out string, s
 		}
 	}
 	return nil
-}
-
-// get brings one file of at most limit bytes and checks its SHA-256. Only
-// http, https and plain files are spoken; nothing is unpacked, no symbolic
-// link is followed or made, no header of the server redirects to another kind
-// of source.
-func get(ctx context.Context, from, checksum, to string, limit int64, step *progress.Step) error {
-	client := &getter.Client{
-		Getters: []getter.Getter{
-			&getter.HttpGetter{Client: &http.Client{Timeout: fetchPatience, CheckRedirect: sameScheme},
-				MaxBytes: limit + 1, XTerraformGetDisabled: true, DoNotCheckHeadFirst: true},
-			&getter.FileGetter{},
-		},
-		Decompressors:   map[string]getter.Decompressor{},
-		DisableSymlinks: true,
-	}
-	wd, err := os.Getwd()
-	if err != nil {
-		return err
-	}
-	_, err = client.Get(ctx, &getter.Request{
-		Src: from + "?checksum=" + checksum + "&archive=false", Dst: to, Pwd: wd, GetMode: getter.ModeFile, Copy: true,
-		ProgressListener: tracker{step},
-	})
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", from, err)
-	}
-	return nil
-}
-
-func sameScheme(r *http.Request, via []*http.Request) error {
-	if len(via) >= 10 {
-		return errors.New("more than 10 redirects")
-	}
-	if r.URL.Scheme != via[0].URL.Scheme {
-		return fmt.Errorf("redirected from %s to %s", via[0].URL.Scheme, r.URL.Scheme)
-	}
-	return nil
-}
-
-// tracker passes what go-getter reads to a step.
-type tracker struct{ step *progress.Step }
-
-func (t tracker) TrackProgress(_ string, _, _ int64, stream io.ReadCloser) io.ReadCloser {
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.TeeReader(stream, t.step), stream}
 }
 
 // CopyTo copies the base into dir, made where absent, and opens the copy. The

@@ -17,6 +17,7 @@ import (
 //	tools/KEY/          unpacked tools, KEY = hash of their packages
 //	trees/KEY.tar       installed systems as mmdebstrap leaves them
 //	bases/ID/           finished bases
+//	modules/SHA256      modules that came from servers
 //	tmp/                what is being made; renamed into place when whole
 //
 // Nothing in it is ever changed after it got its name, so any number of
@@ -47,7 +48,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	for _, sub := range []string{"debs", "tools", "trees", "bases", "tmp"} {
+	for _, sub := range []string{"debs", "tools", "trees", "bases", "modules", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
 		}
@@ -113,4 +114,23 @@ func hashFile(name string) (string, int64, error) {
 func exists(name string) bool {
 	_, err := os.Stat(name)
 	return err == nil
+}
+
+// Module returns the path of a module with this SHA-256. One that the store
+// does not have is brought by get, which writes a file and checks it.
+func (s *Store) Module(sha256 string, get func(to string) error) (string, error) {
+	name := s.path("modules", sha256)
+	if exists(name) {
+		return name, nil
+	}
+	temp, err := s.temp("module")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(temp)
+	file := filepath.Join(temp, "module")
+	if err := get(file); err != nil {
+		return "", err
+	}
+	return name, adopt(file, name)
 }

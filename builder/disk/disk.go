@@ -38,8 +38,15 @@ type Contents struct {
 	Kernel    string            // vmlinuz
 	Initrd    string            // initrd.img
 	Layers    map[string]string // partition name -> squashfs
+	Patches   map[string]Patch  // partition name -> what is replaced in its layer
 	User      string            // the user layer's ext4 template
 	Floppy    []byte            // a floppy image, or nil
+}
+
+// Patch is bytes that replace others of a file where it goes onto the disk.
+type Patch struct {
+	Offset int64 // in the file
+	Data   []byte
 }
 
 // Extent is a range of the disk that has content.
@@ -162,6 +169,9 @@ func (im *Image) compose(layout plan.Layout, c Contents) error {
 		if err := im.addFile(layout.Partition(name), path); err != nil {
 			return err
 		}
+		if p, ok := c.Patches[name]; ok {
+			im.replace(layout.Partition(name).Offset()+p.Offset, p.Data)
+		}
 	}
 	return im.addFile(layout.Partition("griduser"), c.User)
 }
@@ -171,6 +181,28 @@ func (im *Image) addBytes(offset int64, b []byte) {
 	if len(b) > 0 {
 		im.extents = append(im.extents, Extent{Offset: offset, Length: int64(len(b)), source: bytesAt(b)})
 	}
+}
+
+// replace puts bytes in the place of those that extents hold there.
+func (im *Image) replace(offset int64, b []byte) {
+	end := offset + int64(len(b))
+	var out []Extent
+	for _, e := range im.extents {
+		if e.Offset+e.Length <= offset || e.Offset >= end {
+			out = append(out, e)
+			continue
+		}
+		if e.Offset < offset {
+			head := e
+			head.Length = offset - e.Offset
+			out = append(out, head)
+		}
+		if cut := end - e.Offset; cut < e.Length {
+			out = append(out, Extent{Offset: end, Length: e.Length - cut, source: e.source, sourceStart: e.sourceStart + cut})
+		}
+	}
+	im.extents = out
+	im.addBytes(offset, b)
 }
 
 // bytesAt reads from a slice; unlike bytes.Reader it has no state.

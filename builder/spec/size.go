@@ -17,10 +17,14 @@ var units = []struct {
 }{{"TiB", 1 << 40}, {"GiB", 1 << 30}, {"MiB", 1 << 20}}
 
 // ParseSize reads a size. It accepts whole mebibytes, gibibytes and tebibytes
-// greater than 0, and nothing else.
+// greater than 0, also as "40G", which qemu-img and others take for "40GiB",
+// and nothing else.
 func ParseSize(text string) (Size, error) {
 	for _, u := range units {
 		digits, ok := strings.CutSuffix(text, u.name)
+		if !ok {
+			digits, ok = strings.CutSuffix(text, u.name[:1])
+		}
 		if !ok {
 			continue
 		}

@@ -17,6 +17,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"gridappliance/internal/compose"
 )
 
 const (
@@ -45,6 +47,11 @@ func assemble(c *console, d disk) (string, error) {
 		}
 		c.say(fmt.Sprintf("warning: %v; this machine runs in memory and keeps nothing", err))
 	}
+	if kind == "ext4" {
+		if err := carry(c, layers, lower); err != nil {
+			c.say(fmt.Sprintf("warning: accounts and packages of this machine are not fitted to the new layers: %v", err))
+		}
+	}
 	if err := mount("overlay", newRoot, "overlay", 0, overlayOptions(lower, userDir)); err != nil {
 		return "", fmt.Errorf("stack the layers: %w", err)
 	}
@@ -68,6 +75,30 @@ func assemble(c *console, d disk) (string, error) {
 		return "", fmt.Errorf("set the machine id: %w", err)
 	}
 	return newRoot, nil
+}
+
+// carry fits what the machine changed to its layers, when they are others
+// than at the last boot.
+func carry(c *console, layers []layer, lower []string) error {
+	var id strings.Builder
+	for _, l := range layers {
+		head := make([]byte, 96) // a squashfs's superblock: times, sizes and places of everything in it
+		f, err := os.Open("/dev/" + l.device)
+		if err != nil {
+			return err
+		}
+		_, err = f.ReadAt(head, 0)
+		f.Close()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(&id, "%s %x\n", l.name, head)
+	}
+	changed, err := compose.Carry(userDir, lower, id.String())
+	if changed {
+		c.say("the layers below this machine's changes are new; its packages and accounts were fitted to them")
+	}
+	return err
 }
 
 func device(d disk, kind string) string {

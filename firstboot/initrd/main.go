@@ -9,6 +9,7 @@
 //	  grow griduser to the end of the disk, partition table first
 //	  /run/grid/base   squashfs of gridbase
 //	  /run/grid/user   ext4 of griduser: changes/ work/ state/
+//	  griduser's changes/ fitted to layers that are new (internal/compose, Carry)
 //	  /newroot         overlay  changes : gridglue : gridmodN : ... : gridmod1 : gridbase
 //	  /newroot/P       for every P of the file /state: user's state/P mounted over it
 //	  /newroot/etc/machine-id   from state/, made on the first boot

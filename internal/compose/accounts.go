@@ -2,6 +2,7 @@ package compose
 
 import (
 	"hash/fnv"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -68,7 +69,7 @@ func Place(known Accounts, names []string) Accounts {
 		case isGroup:
 			u = g
 		default:
-			if id, free = free1(taken, n); !free {
+			if id, free = freeID(taken, n); !free {
 				continue
 			}
 			u, g = id, id
@@ -81,7 +82,7 @@ func Place(known Accounts, names []string) Accounts {
 	return out
 }
 
-func free1(taken map[uint32]bool, name string) (uint32, bool) {
+func freeID(taken map[uint32]bool, name string) (uint32, bool) {
 	h := fnv.New32a()
 	h.Write([]byte(name))
 	start := h.Sum32() % placeCount
@@ -166,4 +167,73 @@ func Only(text []byte, names []string) []byte {
 		}
 	}
 	return lines(out)
+}
+
+// Apart returns new numbers for the machine's own accounts whose number an
+// account of new layers has: own is the machine's, old what the layers had
+// before, layers what they have now, all the two merged. A person's account
+// gets the next number from 1000 up, any other its place.
+func Apart(own, old, layers, all Accounts) Accounts {
+	var system []string
+	out := Accounts{map[string]uint32{}, map[string]uint32{}}
+	free := Accounts{maps.Clone(all.Users), maps.Clone(all.Groups)}
+	for _, n := range slices.Sorted(maps.Keys(merge(own.Users, own.Groups))) {
+		if !clashes(n, own.Users, old.Users, layers.Users) && !clashes(n, own.Groups, old.Groups, layers.Groups) {
+			continue
+		}
+		delete(free.Users, n)
+		delete(free.Groups, n)
+		if id := max(own.Users[n], own.Groups[n]); id < 1000 {
+			system = append(system, n)
+			continue
+		}
+		id := uint32(1000)
+		for taken(free, id) || taken(layers, id) {
+			id++
+		}
+		out.Users[n], out.Groups[n] = id, id
+		free.Users[n] = id
+	}
+	placed := Place(Accounts{merge(free.Users, layers.Users), merge(free.Groups, layers.Groups)}, system)
+	maps.Copy(out.Users, placed.Users)
+	maps.Copy(out.Groups, placed.Groups)
+	return out
+}
+
+// clashes says whether the machine's own account n has the number of another
+// account of the layers.
+func clashes(n string, own, old, layers map[string]uint32) bool {
+	id, have := own[n]
+	if _, theirs := old[n]; !have || theirs {
+		return false
+	}
+	if _, theirs := layers[n]; theirs {
+		return false
+	}
+	for other, theirID := range layers {
+		if theirID == id && other != n {
+			return true
+		}
+	}
+	return false
+}
+
+func taken(a Accounts, id uint32) bool {
+	for _, m := range []map[string]uint32{a.Users, a.Groups} {
+		for _, v := range m {
+			if v == id {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func merge(a, b map[string]uint32) map[string]uint32 {
+	out := maps.Clone(a)
+	if out == nil {
+		out = map[string]uint32{}
+	}
+	maps.Copy(out, b)
+	return out
 }

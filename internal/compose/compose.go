@@ -39,6 +39,9 @@ type format struct {
 	// combine joins two records of one key, the upper layer's second; nil
 	// lets the upper one win.
 	combine func(lower, upper record) record
+	// whole says that a part of the records makes no file of the format, so
+	// that a delta is all of them.
+	whole bool
 }
 
 // shared lists the files by path below the root; later patterns are globs.
@@ -59,7 +62,7 @@ var shared = []struct {
 	{"var/lib/dpkg/diversions", format{parse: triples, render: lines}},
 	{"var/lib/dpkg/statoverride", format{parse: overrides, render: lines}},
 	{"var/lib/dpkg/triggers/[A-Za-z]*", format{parse: wholeLines, render: lines}},
-	{"var/lib/dpkg/alternatives/*", format{parse: parseAlternative, render: renderAlternative}},
+	{"var/lib/dpkg/alternatives/*", format{parse: parseAlternative, render: renderAlternative, whole: true}},
 }
 
 // Files is shared files by path.
@@ -94,8 +97,11 @@ func Delta(p string, below, full []byte) []byte {
 			out = append(out, r)
 		}
 	}
-	if len(out) == 0 {
+	switch {
+	case len(out) == 0:
 		return nil
+	case f.whole:
+		return full
 	}
 	return f.render(out)
 }
