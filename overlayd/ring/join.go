@@ -278,7 +278,6 @@ func (m *Machine) become() {
 	m.mergeAt = m.now + m.jitter(mergeEvery)
 	m.farAt = m.now
 	m.renewAt = m.now + m.jitter(farRenew)
-	m.version++
 	m.act(Member{On: true})
 	for _, c := range m.conns {
 		m.release(c, wire.RoleLeaf)
@@ -290,6 +289,9 @@ func (m *Machine) become() {
 // that is alone.
 func (m *Machine) stayMember() {
 	if slices.ContainsFunc(m.conns, func(c *conn) bool { return c.ring() }) {
+		if len(m.list.Preds) == 0 {
+			return
+		}
 		p := m.conn(m.list.Preds[0].ID)
 		if p != nil && p.have != 0 && (len(p.list.Succs) == 0 || p.list.Succs[0].ID != m.cfg.ID) {
 			m.rectify(p)

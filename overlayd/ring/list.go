@@ -33,6 +33,20 @@ func (m *Machine) refresh() {
 	}
 }
 
+// restate gives the list a new version when the far links are others.
+func (m *Machine) restate() {
+	sum := uint64(0)
+	for _, c := range m.conns {
+		if c.member() && c.roles&wire.RoleNear == 0 {
+			sum += c.prefix
+		}
+	}
+	if sum != m.farSum {
+		m.farSum = sum
+		m.version++
+	}
+}
+
 // gather takes as hints whom peers list in this node's window: stabilise. A
 // hint is connected to, and listed only then.
 func (m *Machine) gather() {
@@ -74,7 +88,7 @@ func (m *Machine) side(list []wire.Peer, clockwise bool) []wire.Peer {
 			if p.ID == m.cfg.ID || m.nearer(p.ID, list[len(list)-1].ID, clockwise) {
 				break // the peer's list goes on round the ring
 			}
-			if other := m.conn(p.ID); p.ID != list[len(list)-1].ID && !m.gone(p.ID) && (other == nil || !other.known()) {
+			if other := m.conn(p.ID); p.ID != list[len(list)-1].ID && !m.gone(p.ID) && (other == nil || !other.known() || other.ring()) {
 				list = append(list, p)
 				holders += m.newHolder(list)
 				claims--
@@ -260,6 +274,9 @@ func (m *Machine) onNeigh(c *conn, msg wire.Neigh) {
 		msg.List.Succs = append(msg.List.Succs[:1:1], c.list.Succs[min(1, len(c.list.Succs)):]...)
 	}
 	m.onStatus(c, msg.Status)
+	if c.have != 0 && older(msg.Status.Version, c.have) {
+		return
+	}
 	c.have = msg.Status.Version
 	c.list = wire.List{}
 	if c.near() || m.phase != OnRing {
@@ -311,7 +328,7 @@ func (m *Machine) resize() {
 	}
 	slices.Sort(sizes)
 	m.size = sizes[len(sizes)/2]
-	m.r = min(max(minList, int(math.Ceil(m.size/2))), wire.MaxList)
+	m.r = min(max(m.rules.list, int(math.Ceil(m.size/2))), wire.MaxList)
 }
 
 // density is log2 of the members that a node's list lets expect. A list that

@@ -139,10 +139,11 @@ type rules struct {
 	listed    bool // member only as the predecessor's first successor
 	promise   bool // hops promise strictly less
 	witnesses int  // for a death
+	list      int  // holders on each side of a list, at least
 	mixedBase bool // far links drawn as Evio does, exp(log10(n)(u-1)): wrong
 }
 
-var sound = rules{rectify: true, atomic: true, listed: true, promise: true, witnesses: witnesses}
+var sound = rules{rectify: true, atomic: true, listed: true, promise: true, witnesses: witnesses, list: minList}
 
 // instant is a time since the machine's first event.
 type instant = time.Duration
@@ -171,8 +172,10 @@ type Machine struct {
 
 	conns    []*conn // in ring order clockwise from this node
 	list     wire.List
-	r        int // holders on each side of a list
-	version  uint32
+	r        int     // holders on each side of a list
+	version  uint32  // of the flags, the list and the far links
+	flags    uint8   // of that version
+	farSum   uint64  // of its far links' prefixes
 	size     float64 // log2 of the estimated number of members
 	density  float64 // the same, by the own list alone: what peers are told
 	coord    coord
@@ -287,6 +290,7 @@ func (m *Machine) tick() {
 		m.refresh()
 	}
 	m.progress()
+	m.restate()
 	m.wantNear()
 	m.wantFar()
 	m.wantMerge()
@@ -354,15 +358,21 @@ func (m *Machine) self() wire.Peer {
 	return wire.Peer{ID: m.cfg.ID, Holder: m.cfg.Holder, Coord: m.coord.wire()}
 }
 
+// status is what this node says of itself. Other flags make a new version, so
+// that a peer can tell which of two that overtook each other is newer.
 func (m *Machine) status() wire.Status {
-	s := wire.Status{Version: m.version, Size: sizeToWire(m.density), Coord: m.coord.wire()}
+	var flags uint8
 	if m.ready() {
-		s.Flags |= wire.StatusReady
+		flags |= wire.StatusReady
 	}
 	if m.phase == OnRing {
-		s.Flags |= wire.StatusMember
+		flags |= wire.StatusMember
 	}
-	return s
+	if flags != m.flags {
+		m.flags = flags
+		m.version++
+	}
+	return wire.Status{Flags: flags, Version: m.version, Size: sizeToWire(m.density), Coord: m.coord.wire()}
 }
 
 // ready says that this node has a successor and may be listed.

@@ -284,6 +284,9 @@ func (m *Machine) onPong(c *conn, msg wire.Pong) {
 // onStatus takes what a peer says of itself, and asks for its list if that is
 // another.
 func (m *Machine) onStatus(c *conn, s wire.Status) {
+	if c.known() && older(s.Version, c.status.Version) {
+		return // overtaken on the way
+	}
 	if s.Flags != c.status.Flags || !c.known() {
 		m.dirty = true
 	}
@@ -295,6 +298,9 @@ func (m *Machine) onStatus(c *conn, s wire.Status) {
 		m.askList(c)
 	}
 }
+
+// older compares versions, which count on past 2^32.
+func older(a, b uint32) bool { return int32(a-b) < 0 }
 
 func (m *Machine) askList(c *conn) {
 	c.askAt = m.now + askNear
