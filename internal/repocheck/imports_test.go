@@ -49,7 +49,7 @@ var rules = []rule{
 
 // pure packages are handed events and the time and answer with values.
 var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
-	"overlayd/nodeid", "overlayd/wire", "overlayd/ring", "overlayd/piece", "overlayd/dht", "overlayd/gossip",
+	"overlayd/nodeid", "overlayd/wire", "overlayd/core", "overlayd/ring", "overlayd/piece", "overlayd/dht", "overlayd/gossip",
 	"overlayd/session", "overlayd/link", "overlayd/relay", "overlayd/lease"}
 
 // impure names what a pure package may not import.

@@ -93,19 +93,24 @@ func (n *Net) site(r *Realm, addr uint32) uint32 {
 	return addr - r.base
 }
 
-// Partition cuts the Internet: sites reach each other only if side gives both
-// the same number. Hosts behind one translator stay together, with the number
-// of the first of them.
-func (n *Net) Partition(side func(*Host) uint8) {
+// Partition cuts the Internet: sites reach each other only if their hosts have
+// the same number in sides, which is by Host.Name; a host beyond it has 0. Hosts
+// behind one translator stay together, with the number of the first of them.
+func (n *Net) Partition(sides []uint8) {
 	n.groups = make([]uint8, len(n.Internet.at))
 	seen := make([]bool, len(n.groups))
-	for _, h := range n.hosts {
+	for i, h := range n.hosts {
 		if s := n.site(h.realm, h.addr); !seen[s] {
 			seen[s] = true
-			n.groups[s] = side(h)
+			if i < len(sides) {
+				n.groups[s] = sides[i]
+			}
 		}
 	}
 }
+
+// Hosts returns how many hosts there are.
+func (n *Net) Hosts() int { return len(n.hosts) }
 
 // Heal ends a partition.
 func (n *Net) Heal() { n.groups = nil }

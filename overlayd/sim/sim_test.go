@@ -142,12 +142,9 @@ func TestPartitionAndUnreachable(t *testing.T) {
 	l := newLab(t)
 	nat := l.AddNAT(l.Internet, FullCone, Place{})
 	a, b, c, d := l.host(nat.Inside), l.host(nat.Inside), l.host(l.Internet), l.host(l.Internet)
-	l.Partition(func(h *Host) uint8 {
-		if h == c.host {
-			return 1
-		}
-		return 0
-	})
+	sides := make([]uint8, l.Hosts())
+	sides[c.host.Name] = 1
+	l.Partition(sides)
 	a.host.Send(1, c.at(1), nil)
 	a.host.Send(1, d.at(1), nil)
 	a.host.Send(1, b.at(1), nil)

@@ -1,0 +1,364 @@
+package scenario
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"runtime"
+	"slices"
+	"sort"
+	"time"
+
+	"gridappliance/overlayd/core"
+	"gridappliance/overlayd/nodeid"
+)
+
+// Durations is a sample of times.
+type Durations struct {
+	all    []time.Duration
+	sorted bool
+}
+
+// Add adds one.
+func (d *Durations) Add(t time.Duration) { d.all, d.sorted = append(d.all, t), false }
+
+// Len returns how many there are.
+func (d *Durations) Len() int { return len(d.all) }
+
+// At returns the quantile q of 1, 0 of an empty sample.
+func (d *Durations) At(q float64) time.Duration {
+	if len(d.all) == 0 {
+		return 0
+	}
+	if !d.sorted {
+		slices.Sort(d.all)
+		d.sorted = true
+	}
+	return d.all[min(int(q*float64(len(d.all))), len(d.all)-1)]
+}
+
+// String gives p50, p90, p99.
+func (d *Durations) String() string {
+	ms := func(q float64) string { return fmt.Sprintf("%.0f", float64(d.At(q))/float64(time.Millisecond)) }
+	return ms(0.5) + "/" + ms(0.9) + "/" + ms(0.99) + " ms"
+}
+
+// Lookup is one that has ended.
+type Lookup struct {
+	From nodeid.ID
+	Key  nodeid.ID
+	Node nodeid.ID // who answered; zero: nobody
+	Hops int
+	Took time.Duration
+	// Right says that the answer came from the member nearest to the key,
+	// when the question was asked or when it was answered.
+	Right bool
+}
+
+// Lookups sums lookups up.
+type Lookups struct {
+	Asked, Answered, Right int
+	Orphaned               int // the asking node died first
+	Took                   Durations
+	Hops                   []int // how many answers took so many hops
+}
+
+// MeanHops returns the mean of the answers' hops.
+func (l *Lookups) MeanHops() float64 {
+	sum, n := 0, 0
+	for hops, k := range l.Hops {
+		sum, n = sum+hops*k, n+k
+	}
+	return float64(sum) / max(1, float64(n))
+}
+
+// HopsAt returns the quantile q of the answers' hops.
+func (l *Lookups) HopsAt(q float64) int {
+	n := 0
+	for _, k := range l.Hops {
+		n += k
+	}
+	seen := 0
+	for hops, k := range l.Hops {
+		if seen += k; float64(seen) > q*float64(n) {
+			return hops
+		}
+	}
+	return len(l.Hops)
+}
+
+// Success returns the share of right answers among lookups whose asker lived.
+func (l *Lookups) Success() float64 {
+	return float64(l.Right) / max(1, float64(l.Asked-l.Orphaned))
+}
+
+type question struct {
+	from    *Machine
+	node    *core.Node
+	key     nodeid.ID
+	nearest nodeid.ID
+}
+
+// Look lets a random member look a random key up, n times evenly over a time.
+func (w *World) Look(n int, over time.Duration) {
+	for range n {
+		w.After(time.Duration(w.chance.Int64N(int64(over))), w.look)
+	}
+}
+
+func (w *World) look() {
+	if len(w.members) == 0 {
+		return
+	}
+	m := w.members[w.chance.IntN(len(w.members))]
+	key := w.newID()
+	w.token++
+	w.asked[w.token] = question{from: m, node: m.Node, key: key, nearest: w.nearest(key)}
+	w.Lookups.Asked++
+	m.handle(core.Lookup{Token: w.token, Key: key})
+}
+
+func (w *World) found(m *Machine, a core.Found) {
+	q, ok := w.asked[a.Token]
+	if !ok {
+		return
+	}
+	delete(w.asked, a.Token)
+	l := Lookup{From: m.Node.ID(), Key: q.key, Took: a.Took}
+	if a.Err == nil {
+		l.Node, l.Hops = a.Node.ID, a.Hops
+		l.Right = l.Node == q.nearest || l.Node == w.nearest(q.key)
+		w.Lookups.Answered++
+		w.Lookups.Took.Add(a.Took)
+		for len(w.Lookups.Hops) <= a.Hops {
+			w.Lookups.Hops = append(w.Lookups.Hops, 0)
+		}
+		w.Lookups.Hops[a.Hops]++
+		if l.Right {
+			w.Lookups.Right++
+		}
+	}
+	w.record(func(r Recorder) { r.Looked(w.Now(), l) })
+}
+
+// settleLookups counts the questions whose asker is gone.
+func (w *World) settleLookups() {
+	for token, q := range w.asked {
+		if q.from.Node != q.node {
+			w.Lookups.Orphaned++
+			delete(w.asked, token)
+		}
+	}
+}
+
+// nearest returns the member nearest to a key: the truth.
+func (w *World) nearest(key nodeid.ID) nodeid.ID {
+	n := len(w.members)
+	if n == 0 {
+		return nodeid.ID{}
+	}
+	i, _ := slices.BinarySearchFunc(w.members, key, func(m *Machine, id nodeid.ID) int { return m.Node.ID().Compare(id) })
+	after, before := w.members[i%n].Node.ID(), w.members[(i+n-1)%n].Node.ID()
+	if nodeid.Distance(key, before).Compare(nodeid.Distance(key, after)) < 0 {
+		return before
+	}
+	return after
+}
+
+// Consistent returns the share of members whose first successor is the member
+// that follows in truth.
+func (w *World) Consistent() float64 {
+	right := 0
+	for i, m := range w.members {
+		succs := m.Node.Ring().List().Succs
+		next := w.members[(i+1)%len(w.members)]
+		if len(succs) > 0 && succs[0].ID == next.Node.ID() || len(w.members) == 1 {
+			right++
+		}
+	}
+	return float64(right) / max(1, float64(len(w.members)))
+}
+
+// running calls f with every machine that runs.
+func (w *World) running(f func(*Machine)) {
+	for _, ms := range [][]*Machine{w.Bootstraps, w.Machines} {
+		for _, m := range ms {
+			if m.Node != nil {
+				f(m)
+			}
+		}
+	}
+}
+
+// Running returns how many machines run.
+func (w *World) Running() (n int) {
+	w.running(func(*Machine) { n++ })
+	return n
+}
+
+func add(a, b core.Counters) core.Counters {
+	a.Forwarded += b.Forwarded
+	a.Delivered += b.Delivered
+	a.Malformed += b.Malformed
+	a.Unknown += b.Unknown
+	a.NoRoute += b.NoRoute
+	a.Expired += b.Expired
+	a.TooLong += b.TooLong
+	a.Relayed += b.Relayed
+	return a
+}
+
+// Report is what a scenario found. Figures that a scenario does not ask for
+// are zero.
+type Report struct {
+	Name     string
+	Config   Config `json:"-"`
+	Members  int
+	Running  int
+	Joins    Durations
+	Attaches Durations
+	Lookups  Lookups
+	Counters core.Counters
+	Net      string
+
+	Consistent  float64       // share of right successors in the end
+	Recovered   time.Duration // from the event to all successors right
+	BytesPerSec float64       // sent by a node, UDP payload, without lookups
+	PktsPerSec  float64
+	LoadMaxMean float64 // forwarded payloads: the busiest node to the mean
+	Degree      float64 // mean connections of a node
+	DegreeMax   int
+	HeapPerNode int // bytes
+
+	Virtual, Real time.Duration
+	Events        uint64
+	HeapMiB       int
+	Trace         string
+	Notes         []string
+}
+
+// Note adds a line.
+func (r *Report) Note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// baseline is the heap before a world is made.
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// run is a scenario under way.
+type run struct {
+	*World
+	*Report
+	began  time.Time
+	before uint64
+}
+
+func begin(name string, cfg Config) *run {
+	before := heap()
+	began := time.Now()
+	return &run{World: Make(cfg), Report: &Report{Name: name, Config: cfg}, began: began, before: before}
+}
+
+// end fills in what every report has.
+func (r *run) end() *Report {
+	r.settleLookups()
+	p, w := r.Report, r.World
+	p.Real, p.Virtual, p.Events = time.Since(r.began), w.Now(), w.Steps
+	p.Members, p.Running, p.Consistent = len(w.members), w.Running(), w.Consistent()
+	p.Joins, p.Attaches, p.Lookups = w.Joins, w.Attaches, w.Lookups
+	p.Counters = w.moved
+	w.running(func(m *Machine) { p.Counters = add(p.Counters, m.Node.Counters()) })
+	p.Net = fmt.Sprintf("%+v", w.Stats)
+	p.Trace = w.Trace.Sum()
+	used := heap() - r.before
+	p.HeapMiB, p.HeapPerNode = int(used>>20), int(used)/max(1, p.Running)
+	return p
+}
+
+// traffic measures what nodes send over a time in which nothing is asked.
+func (r *run) traffic(over time.Duration) {
+	type sent struct{ bytes, pkts uint64 }
+	before := map[*Machine]sent{}
+	r.running(func(m *Machine) { before[m] = sent{m.Host.SentBytes, m.Host.Sent} })
+	r.Run(r.Now() + over)
+	var bytes, pkts, n float64
+	r.running(func(m *Machine) {
+		if b, ok := before[m]; ok {
+			bytes += float64(m.Host.SentBytes - b.bytes)
+			pkts += float64(m.Host.Sent - b.pkts)
+			n++
+		}
+	})
+	r.BytesPerSec, r.PktsPerSec = bytes/n/over.Seconds(), pkts/n/over.Seconds()
+}
+
+// load measures who forwards how much while members look up.
+func (r *run) load(lookups int, over time.Duration) {
+	before := map[*core.Node]uint64{}
+	r.running(func(m *Machine) { before[m.Node] = m.Node.Counters().Forwarded })
+	r.Look(lookups, over)
+	r.Run(r.Now() + over + core.LookupTime)
+	var all []float64
+	sum := 0.0
+	r.running(func(m *Machine) {
+		if b, ok := before[m.Node]; ok {
+			f := float64(m.Node.Counters().Forwarded - b)
+			all = append(all, f)
+			sum += f
+		}
+	})
+	sort.Float64s(all)
+	if sum > 0 {
+		r.LoadMaxMean = all[len(all)-1] / (sum / float64(len(all)))
+	}
+}
+
+// recover runs on until every successor is right, up to a limit, and notes how
+// long that took since the event. It looks every step.
+func (r *run) recover(since, limit, step time.Duration) {
+	for r.Now() < since+limit {
+		r.Run(r.Now() + step)
+		if r.World.Consistent() == 1 && r.allMembers() {
+			r.Recovered = r.Now() - since
+			return
+		}
+	}
+	r.Recovered = time.Duration(math.MaxInt64)
+}
+
+func (r *run) allMembers() bool { return len(r.members) == r.World.Running() }
+
+// Print writes the report for people.
+func (p *Report) Print(to io.Writer) {
+	f := func(format string, args ...any) { fmt.Fprintf(to, format+"\n", args...) }
+	f("%s: %d machines, %d bootstrap nodes, seed %d", p.Name, p.Config.Machines, p.Config.Bootstraps, p.Config.Seed)
+	f("  run      %v virtual in %.1f s (%.1f times real time), %d events, %.2f M/s; heap %d MiB, %d bytes a node",
+		p.Virtual.Round(time.Second), p.Real.Seconds(), p.Virtual.Seconds()/p.Real.Seconds(), p.Events,
+		float64(p.Events)/p.Real.Seconds()/1e6, p.HeapMiB, p.HeapPerNode)
+	f("  members  %d of %d running; successors right %.4f", p.Members, p.Running, p.Consistent)
+	f("  join     attached p50/p90/p99 %v; member %v (%d)", &p.Attaches, &p.Joins, p.Joins.Len())
+	if p.Lookups.Asked > 0 {
+		f("  lookup   %d asked, %d answered, %d right: success %.4f; round trip p50/p90/p99 %v; hops mean %.2f, p99 %d",
+			p.Lookups.Asked, p.Lookups.Answered, p.Lookups.Right, p.Lookups.Success(), &p.Lookups.Took, p.Lookups.MeanHops(), p.Lookups.HopsAt(0.99))
+	}
+	if p.BytesPerSec > 0 {
+		f("  idle     %.0f bytes/s, %.2f datagrams/s sent by a node", p.BytesPerSec, p.PktsPerSec)
+	}
+	if p.LoadMaxMean > 0 {
+		f("  load     forwarded max/mean %.1f", p.LoadMaxMean)
+	}
+	if p.Recovered > 0 {
+		f("  healed   %v after", p.Recovered.Round(time.Second))
+	}
+	for _, n := range p.Notes {
+		f("  note     %s", n)
+	}
+	f("  counted  %+v", p.Counters)
+	f("  network  %s", p.Net)
+	f("  trace    %s", p.Trace)
+}
