@@ -16,22 +16,24 @@ import (
 // lab carries messages between ring machines in virtual time: the least that
 // stands in for links and core. One seed gives one run.
 type lab struct {
-	t      testing.TB
-	rng    *rand.Rand
-	now    time.Time
-	queue  queue
-	seq    int
-	nodes  map[nodeid.ID]*node
-	order  []nodeid.ID // of birth
-	cut    map[[2]nodeid.ID]bool
-	part   map[nodeid.ID]int // which side of a partition; 0 by default
-	rules  rules
-	delay  func(a, b nodeid.ID) time.Duration
-	loss   float64
-	dup    float64
-	jitter time.Duration // of each message's delay, so that they overtake
-	after  func()        // every event
-	on     func(n *node, a Action)
+	t     testing.TB
+	rng   *rand.Rand
+	now   time.Time
+	queue queue
+	seq   int
+	nodes map[nodeid.ID]*node
+	order []nodeid.ID // of birth
+	cut   map[[2]nodeid.ID]bool
+	part  map[nodeid.ID]int // which side of a partition; 0 by default
+	rules rules
+	delay func(a, b nodeid.ID) time.Duration
+	loss  float64
+	dup   float64
+
+	loseJury float64       // share of ProbeFor and ProbeResult lost
+	jitter   time.Duration // of each message's delay, so that they overtake
+	after    func()        // every event
+	on       func(n *node, a Action)
 
 	sent, bytes int // link messages
 	hops        []int
@@ -292,6 +294,9 @@ func (l *lab) send(n *node, to nodeid.ID, data []byte) {
 		return
 	}
 	copies := 1
+	if t := wire.Type(data[0]); (t == wire.TypeProbeFor || t == wire.TypeProbeResult) && l.rng.Float64() < l.loseJury {
+		return
+	}
 	if l.rng.Float64() < l.loss {
 		copies = 0
 	} else if l.rng.Float64() < l.dup {

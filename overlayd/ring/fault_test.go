@@ -1,0 +1,238 @@
+package ring
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/wire"
+)
+
+func grown(t testing.TB, seed uint64, n int) *lab {
+	l := newLab(t, seed)
+	l.grow(n, time.Duration(n)*50*time.Millisecond)
+	l.run(40 * time.Second)
+	if err := l.ideal(); err != nil {
+		t.Fatalf("the ring did not form: %v", err)
+	}
+	return l
+}
+
+// until runs until ok, at most d, and returns how long that took.
+func (l *lab) until(d time.Duration, ok func() bool) (time.Duration, bool) {
+	start := l.now
+	for l.now.Sub(start) < d {
+		l.run(100 * time.Millisecond)
+		if ok() {
+			return l.now.Sub(start), true
+		}
+	}
+	return d, false
+}
+
+func TestAdjacentDeathsAreRepaired(t *testing.T) {
+	for _, k := range []int{1, 2, 3, 4, 6} {
+		l := grown(t, uint64(k), 40)
+		members := l.members()
+		for i := range k {
+			l.kill(members[10+i])
+		}
+		took, ok := l.until(60*time.Second, func() bool { return l.ideal() == nil })
+		if !ok {
+			t.Errorf("%d adjacent deaths: not repaired in 60 s: %v", k, l.ideal())
+		}
+		t.Logf("%d adjacent deaths: whole again after %s", k, took)
+	}
+}
+
+func TestThirdOfAllNodesDie(t *testing.T) {
+	l := grown(t, 5, 200)
+	for i, id := range l.order {
+		if i%10 < 3 && i > 0 {
+			l.kill(l.nodes[id])
+		}
+	}
+	took, ok := l.until(90*time.Second, func() bool { return l.ideal() == nil })
+	if !ok {
+		t.Fatalf("not repaired in 90 s: %v", l.ideal())
+	}
+	t.Logf("30 %% of 200 dead: whole again after %s", took)
+}
+
+func TestLeavingIsNoticedAtOnce(t *testing.T) {
+	l := grown(t, 9, 30)
+	n := l.members()[7]
+	l.handle(n, Leave{})
+	l.kill(n)
+	took, ok := l.until(5*time.Second, func() bool { return l.ideal() == nil })
+	if !ok {
+		t.Fatalf("after 5 s: %v", l.ideal())
+	}
+	if l.nodes[n.id].NextDeadline() != (time.Time{}) || l.nodes[n.id].Phase() != Left {
+		t.Error("a machine that has left still wants to be woken")
+	}
+	t.Logf("whole again after %s", took)
+}
+
+// TestNeighboursThatCannotReachEachOther cuts neighbours off from each other,
+// before they meet and after: they stay neighbours, over a relay.
+func TestNeighboursThatCannotReachEachOther(t *testing.T) {
+	l := grown(t, 3, 30)
+	m := l.members()
+	a, b := m[4], m[5]
+	l.cut[[2]nodeid.ID{a.id, b.id}], l.cut[[2]nodeid.ID{b.id, a.id}] = true, true
+	l.run(60 * time.Second)
+	if err := l.ideal(); err != nil {
+		t.Errorf("cut off after they met: %v", err)
+	}
+	if a.sessions[b.id] == b.id {
+		t.Error("the session is still called direct")
+	}
+	for _, n := range l.members() {
+		if slices.Contains(n.dead, a.id) || slices.Contains(n.dead, b.id) {
+			t.Errorf("%s declared one of them dead", n.id)
+		}
+	}
+
+	id := nodeid.Add(m[20].id, nodeid.ID{15: 1}) // right behind m[20], which it cannot reach
+	l.cut[[2]nodeid.ID{id, m[20].id}], l.cut[[2]nodeid.ID{m[20].id, id}] = true, true
+	l.add(id, holderOf(id), false, l.order[0])
+	l.run(60 * time.Second)
+	if err := l.ideal(); err != nil {
+		t.Errorf("cut off before they met: %v", err)
+	}
+}
+
+// juryRun cuts a node off from one neighbour and from at most one more, loses
+// a third of the questions and answers of juries, and returns how many nodes
+// declared the cut-off node dead, which it is not.
+func juryRun(t *testing.T, seed uint64, rules rules, oneHolder bool) int {
+	l := newLab(t, seed)
+	l.rules = rules
+	l.grow(12, time.Second)
+	l.run(20 * time.Second)
+	m := l.members()
+	b := m[5]
+	if oneHolder { // its neighbours but the first are one person's
+		for _, i := range []int{3, 4, 7, 8} {
+			for _, n := range m {
+				if c := n.conn(m[i].id); c != nil {
+					c.peer.Holder = wire.Holder{1}
+				}
+			}
+		}
+	}
+	cut := []*node{m[6], m[4+l.rng.IntN(5)]}
+	if oneHolder {
+		cut = []*node{m[6], m[3], m[4], m[7], m[8]}
+	}
+	for _, c := range cut {
+		l.cut[[2]nodeid.ID{c.id, b.id}], l.cut[[2]nodeid.ID{b.id, c.id}] = true, true
+	}
+	l.loseJury = 0.33
+	l.run(30 * time.Second)
+	n := 0
+	for _, x := range m {
+		if slices.Contains(x.dead, b.id) {
+			n++
+		}
+	}
+	return n
+}
+
+func TestNobodyIsDeadOnOneWitness(t *testing.T) {
+	one := sound
+	one.witnesses = 1
+	caught := 0
+	for seed := range uint64(runs(20, 500)) {
+		if n := juryRun(t, seed, sound, false); n > 0 {
+			t.Errorf("seed %d: %d nodes declared a living node dead", seed, n)
+		}
+		caught += juryRun(t, seed, one, false)
+	}
+	if caught == 0 {
+		t.Error("the mutant that believes one witness was not caught")
+	}
+	t.Logf("the mutant declared a living node dead %d times", caught)
+}
+
+// TestOneHoldersNodesAreOneWitness: a holder with four nodes around a victim
+// that say it is silent has one vote.
+func TestOneHoldersNodesAreOneWitness(t *testing.T) {
+	for seed := range uint64(runs(20, 500)) {
+		if n := juryRun(t, seed, sound, true); n > 0 {
+			t.Errorf("seed %d: %d nodes declared a living node dead", seed, n)
+		}
+	}
+}
+
+// TestPartitionHeals parts a ring in two for five minutes.
+func TestPartitionHeals(t *testing.T) {
+	for _, n := range []int{20, runs(100, 400)} {
+		l := grown(t, uint64(n), n)
+		for i, id := range l.order {
+			l.part[id] = i % 2
+		}
+		l.run(5 * time.Minute)
+		for side := range 2 {
+			for _, x := range l.members() {
+				for _, p := range x.List().Succs {
+					if l.part[x.id] == side && l.part[p.ID] != side {
+						t.Errorf("after 5 minutes %s still lists the other side's %s", x.id, p.ID)
+					}
+				}
+			}
+		}
+		clear(l.part)
+		took, ok := l.until(3*time.Minute, func() bool { return l.ideal() == nil })
+		if !ok {
+			t.Errorf("%d nodes: not one ring 3 minutes after: %v", n, l.ideal())
+		}
+		t.Logf("%d nodes: one ring again after %s", n, took)
+	}
+}
+
+// TestFoundersMerge lets two founders that cannot see each other begin a ring
+// each, with nodes of their own, and then meet.
+func TestFoundersMerge(t *testing.T) {
+	l := newLab(t, 77)
+	var founders [2]nodeid.ID
+	founders[0], founders[1] = l.id(), l.id()
+	l.part[founders[1]] = 1
+	for i, f := range founders {
+		l.add(f, holderOf(f), true, founders[1-i])
+	}
+	for i := range 30 {
+		id := l.id()
+		l.part[id] = i % 2
+		l.add(id, holderOf(id), false, founders[i%2])
+	}
+	l.run(60 * time.Second)
+	if got := len(l.members()); got != 32 {
+		t.Fatalf("%d of 32 are on one of the two rings", got)
+	}
+	clear(l.part)
+	took, ok := l.until(3*time.Minute, func() bool { return l.ideal() == nil })
+	if !ok {
+		t.Fatalf("not one ring after 3 minutes: %v", l.ideal())
+	}
+	t.Logf("one ring after %s", took)
+}
+
+// TestContactKnownByEndpointOnly joins through an endpoint whose node ID is
+// not known.
+func TestContactKnownByEndpointOnly(t *testing.T) {
+	l := grown(t, 4, 5)
+	id := l.id()
+	cfg := Config{ID: id, Rand: l.rng}
+	n := &node{Machine: New(cfg), id: id, alive: true, sessions: map[nodeid.ID]nodeid.ID{}}
+	l.nodes[id], l.order = n, append(l.order, id)
+	c := l.contact(l.order[0])
+	c.ID = nodeid.ID{}
+	l.handle(n, Bootstrap{Contacts: []wire.Contact{c}})
+	l.run(15 * time.Second)
+	if err := l.ideal(); err != nil {
+		t.Error(err)
+	}
+}
