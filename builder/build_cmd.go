@@ -73,6 +73,9 @@ A file appears under its name only when it is whole.`,
 		},
 	}
 	f.add(cmd)
+	cmd.Flags().BoolVar(&f.locked, "locked", false, "fail where the lock beside the definition is missing or for something else")
+	cmd.Flags().BoolVar(&f.update, "update", false, "look for packages anew and write a new lock")
+	cmd.MarkFlagsMutuallyExclusive("locked", "update")
 	cmd.Flags().StringVarP(&out, "output", "o", "out", "folder for the files")
 	cmd.MarkFlagDirname("output")
 	return cmd

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -26,6 +25,9 @@ type imageFlags struct {
 	name, base, floppy, disk string
 	targets, modules         []string
 	noFloppy                 bool
+	mirror                   string
+	locked, update           bool
+	planning                 bool // nothing is made
 	store                    string
 	json                     bool
 }
@@ -39,6 +41,7 @@ func (f *imageFlags) add(cmd *cobra.Command) {
 	flags.StringVar(&f.disk, "disk", "", "size of the disk (default "+spec.DefaultDisk.String()+")")
 	flags.StringSliceVar(&f.targets, "target", nil, "what to write: "+targetNames()+" (default qcow2)")
 	flags.StringArrayVar(&f.modules, "module", nil, "module to stack on the base: path or URL, and ?checksum=sha256:HEX; again for more")
+	flags.StringVar(&f.mirror, "mirror", "", "root of the Debian mirror for the definition's packages (default: where this machine's apt gets them)")
 	flags.StringVar(&f.store, "store", "", "folder of the store (default: grid-appliance in the user's cache)")
 	flags.BoolVar(&f.json, "json", false, "write the result as JSON")
 	cmd.MarkFlagsMutuallyExclusive("floppy", "no-floppy")
@@ -63,12 +66,15 @@ type image struct {
 	floppy []byte // nil when none goes in
 
 	floppyModules []spec.Address // its [[modules]]
+
+	file string  // the definition's; "" when there is none
+	at   spec.At // where its keys stand
 }
 
 // read reads the definition that args names, if any, lets the flags override
 // it, and reads and checks the floppy. The error carries every problem of both.
 func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
-	def, at := &spec.Definition{}, func(string) diag.Problem { return diag.Problem{} }
+	def, at := &spec.Definition{}, spec.At(func(string) diag.Problem { return diag.Problem{} })
 	if len(args) > 0 {
 		text, err := os.ReadFile(args[0])
 		if err != nil {
@@ -87,13 +93,17 @@ func (f *imageFlags) read(args []string, now time.Time) (*image, error) {
 	}
 	def.ApplyDefaults()
 	problems := def.Validate(func(key string) diag.Problem {
-		key, _, _ = strings.Cut(key, "[")
-		if flag := overridden[key]; flag != "" {
+		list, _, _ := strings.Cut(key, "[")
+		if flag := overridden[list]; flag != "" {
 			return diag.Problem{File: flag}
 		}
 		return at(key)
 	})
-	im := &image{def: def}
+	im := &image{def: def, at: at}
+	if len(args) > 0 {
+		im.file = args[0]
+	}
+	problems = append(problems, im.checkSite()...)
 	if def.Floppy != "" {
 		if err := im.readFloppy(def.Floppy, now); err != nil {
 			found := diag.Of(err)
@@ -192,9 +202,6 @@ func (f *imageFlags) openBase(ctx context.Context, def *spec.Definition, p *prog
 
 // plan makes the plan of an image on a base.
 func (im *image) plan(b *base.Base, s *stack) (*plan.Plan, error) {
-	if len(im.def.Packages)+len(im.def.Files) > 0 {
-		return nil, errors.New("plan image: this builder checks packages and files of a definition, but cannot lay them in yet")
-	}
 	in := plan.Inputs{BaseID: b.Manifest.ID, Floppy: im.floppy != nil}
 	squashfs, _ := b.Manifest.File(base.Squashfs) // base.Open found both
 	user, _ := b.Manifest.File(base.User)

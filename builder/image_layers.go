@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"gridappliance/builder/base"
 	"gridappliance/builder/disk"
@@ -16,6 +15,7 @@ import (
 	"gridappliance/builder/spec"
 	"gridappliance/builder/squashfs"
 	"gridappliance/internal/diag"
+	"gridappliance/internal/scratch"
 )
 
 // stack is the layers of an image above its base: modules, lowest first, and
@@ -23,8 +23,10 @@ import (
 type stack struct {
 	modules []*layer.Module
 	patches []layer.Patch
-	glue    string // path; "" without modules
-	temp    string
+	glue    string            // path; "" without modules
+	lock    *base.PackageLock // of the definition's packages; nil without
+	missing *plan.Layer       // the packages' module when a plan finds it not made yet
+	temp    *scratch.Dir
 }
 
 // Close closes the modules and removes the glue.
@@ -32,8 +34,8 @@ func (s *stack) Close() {
 	for _, m := range s.modules {
 		m.Close()
 	}
-	if s.temp != "" {
-		os.RemoveAll(s.temp)
+	if s.temp != nil {
+		s.temp.Remove()
 	}
 }
 
@@ -57,21 +59,42 @@ func (im *image) addresses() []spec.Address {
 // glue.
 func (f *imageFlags) openStack(ctx context.Context, im *image, b *base.Base, p *progress.Reporter) (*stack, error) {
 	s := &stack{}
-	addresses := im.addresses()
-	if len(addresses) == 0 {
-		return s, nil
-	}
-	if err := s.open(ctx, f.store, addresses, p); err != nil {
-		s.Close()
-		return nil, err
-	}
-	step := p.Start("glue")
-	if err := step.End(s.join(b)); err != nil {
+	if err := f.fillStack(ctx, im, b, s, p); err != nil {
 		s.Close()
 		return nil, err
 	}
 	return s, nil
 }
+
+// fillStack stacks the definition's packages, its modules and its files, in
+// this order. In a plan whose packages are not in the store yet, their module
+// and the glue are missing.
+func (f *imageFlags) fillStack(ctx context.Context, im *image, b *base.Base, s *stack, p *progress.Reporter) error {
+	var err error
+	scratch.Sweep(os.TempDir(), gluing+"*", nil)
+	if s.temp, err = scratch.MkdirTemp("", gluing); err != nil {
+		return err
+	}
+	if err := f.addPackages(ctx, im, b, s, p); err != nil {
+		return err
+	}
+	if err := s.open(ctx, f.store, im.addresses(), p); err != nil {
+		return err
+	}
+	if err := im.addFiles(b, s); err != nil || len(s.modules) == 0 {
+		return err
+	}
+	if s.missing != nil {
+		return nil // no glue without it
+	}
+	step := p.Start("glue")
+	return step.End(s.join(b))
+}
+
+const (
+	gluing      = "grid-glue-" // begins the names of working folders
+	guessedGlue = 1 << 20      // bytes
+)
 
 func (s *stack) open(ctx context.Context, storeDir string, addresses []spec.Address, p *progress.Reporter) error {
 	var problems diag.List
@@ -137,10 +160,7 @@ func (s *stack) join(b *base.Base) error {
 		return err
 	}
 	defer f.Close()
-	if s.temp, err = os.MkdirTemp("", "grid-glue-"); err != nil {
-		return err
-	}
-	s.glue = filepath.Join(s.temp, "glue.squashfs")
+	s.glue = s.temp.Join("glue.squashfs")
 	s.patches, err = layer.Glue(s.glue, system, s.modules, b.Manifest.Time)
 	return err
 }
@@ -150,17 +170,24 @@ func moduleName(i int) string { return fmt.Sprintf("gridmod%d", i+1) }
 
 // plan adds the stack's layers.
 func (s *stack) plan(layers []plan.Layer) ([]plan.Layer, error) {
-	if len(s.modules) == 0 {
+	if len(s.modules) == 0 && s.missing == nil {
 		return layers, nil
 	}
+	first := 0
+	if s.missing != nil {
+		layers, first = append(layers, *s.missing), 1
+	}
 	for i, m := range s.modules {
-		layers = append(layers, plan.Layer{Name: moduleName(i), Size: m.Size})
+		layers = append(layers, plan.Layer{Name: moduleName(first + i), Size: m.Size, What: "module " + m.Name + " " + m.Version})
+	}
+	if s.missing != nil {
+		return append(layers, plan.Layer{Name: "gridglue", Size: guessedGlue, What: "what joins the layers, its size a guess"}), nil
 	}
 	info, err := os.Stat(s.glue)
 	if err != nil {
 		return nil, err
 	}
-	return append(layers, plan.Layer{Name: "gridglue", Size: info.Size()}), nil
+	return append(layers, plan.Layer{Name: "gridglue", Size: info.Size(), What: "what joins the layers"}), nil
 }
 
 // contents adds the stack's files and what is replaced in them.

@@ -256,7 +256,7 @@ func TestBadFloppyWritesNothing(t *testing.T) {
 	if code != diag.ExitInvalid || stdout != "" {
 		t.Errorf("exit %d, stdout %q", code, stdout)
 	}
-	for _, want := range []string{"bad.img", "rol", `--target: targets: "tape" is not a target`} {
+	for _, want := range []string{"bad.img", "rol", `--target: targets[0]: "tape" is not a target`} {
 		if !strings.Contains(stderr, want) {
 			t.Errorf("stderr lacks %q:\n%s", want, stderr)
 		}

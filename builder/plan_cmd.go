@@ -10,7 +10,7 @@ import (
 )
 
 func newPlanCommand() *cobra.Command {
-	var f imageFlags
+	f := imageFlags{planning: true}
 	cmd := &cobra.Command{
 		Use:   "plan [DEFINITION]",
 		Short: "show what build would do, to the sector",

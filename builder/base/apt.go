@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"sort"
@@ -91,6 +92,22 @@ func (a *apt) run(ctx context.Context, name string, args ...string) ([]byte, err
 	return r.Stdout, err
 }
 
+// useDebian takes packages from mirror, or where it is "" from where the
+// host's own apt takes Debian's, else from where mmdebstrap would.
+func (a *apt) useDebian(ctx context.Context, mirror, suite string) error {
+	candidates := mirrorSources(mirror, suite)
+	if mirror == "" {
+		candidates = debianSources(hostSources("/"), debianCodename("/"), suite)
+	}
+	if candidates == nil {
+		var err error
+		if candidates, err = defaultSources(ctx, suite); err != nil {
+			return err
+		}
+	}
+	return a.useSources(ctx, candidates)
+}
+
 // useSources keeps those of candidates that can be reached. The first must be
 // there; it is the suite itself.
 func (a *apt) useSources(ctx context.Context, candidates []source) error {
@@ -128,7 +145,7 @@ func (a *apt) useSources(ctx context.Context, candidates []source) error {
 // released returns the newest release date of the archives in use, at most
 // now: what the lock takes as its time.
 func (a *apt) released(now time.Time) (time.Time, error) {
-	names, err := filepath.Glob(filepath.Join(a.dir, "lists", "*InRelease"))
+	names, err := filepath.Glob(filepath.Join(a.dir, "lists", "*Release"))
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -165,7 +182,7 @@ var uriLine = regexp.MustCompile(`^'([^']+)' (\S+) ([0-9]+) SHA256:([0-9a-f]{64}
 func (a *apt) closure(ctx context.Context, names []string) ([]Package, error) {
 	out, err := a.run(ctx, "apt-get", append([]string{"-q", "--yes", "--print-uris", "install"}, names...)...)
 	if err != nil {
-		return nil, err
+		return nil, &refusal{string(out), err}
 	}
 	var packages []Package
 	for _, line := range strings.Split(string(out), "\n") {
@@ -181,6 +198,16 @@ func (a *apt) closure(ctx context.Context, names []string) ([]Package, error) {
 	sort.Slice(packages, func(i, j int) bool { return packages[i].Name < packages[j].Name })
 	return packages, nil
 }
+
+// refusal is apt's error with what it wrote to its standard output: there it
+// says which dependency is the reason.
+type refusal struct {
+	stdout string
+	err    error
+}
+
+func (r *refusal) Error() string { return r.err.Error() }
+func (r *refusal) Unwrap() error { return r.err }
 
 func (a *apt) parseURILine(line string) (Package, error) {
 	m := uriLine.FindStringSubmatch(line)
@@ -201,7 +228,7 @@ func (a *apt) parseURILine(line string) (Package, error) {
 	}
 	for _, s := range a.sources {
 		if rel, ok := strings.CutPrefix(m[1], s.URI+"/"); ok {
-			if rel, err = url.PathUnescape(rel); err != nil {
+			if rel, err = url.PathUnescape(path.Clean(rel)); err != nil {
 				return Package{}, fmt.Errorf("resolve packages: apt printed %q", line)
 			}
 			return Package{Name: parts[0], Version: version, Arch: parts[2], SHA256: m[4], Size: size, Path: rel}, nil
@@ -217,13 +244,10 @@ const batch = 40
 // download brings into the store what it lacks of packages, trying each
 // mirror root in turn, and checks every byte against the lock.
 func (a *apt) download(ctx context.Context, store *Store, packages []Package, step *progress.Step) error {
-	var missing []Package
+	missing := store.lacks(packages)
 	var bytes int64
-	for _, p := range packages {
-		if !exists(store.deb(p)) {
-			missing = append(missing, p)
-			bytes += p.Size
-		}
+	for _, p := range missing {
+		bytes += p.Size
 	}
 	step.Expect(bytes, progress.Bytes)
 	step.Note("%d of %d packages were in the store", len(packages)-len(missing), len(packages))
@@ -231,7 +255,7 @@ func (a *apt) download(ctx context.Context, store *Store, packages []Package, st
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer dir.Remove()
 	tried := map[string]bool{}
 	var last error
 	for _, s := range a.sources {
@@ -242,7 +266,7 @@ func (a *apt) download(ctx context.Context, store *Store, packages []Package, st
 		var still []Package
 		for len(missing) > 0 {
 			n := min(batch, len(missing))
-			got, err := a.downloadBatch(ctx, store, dir, s.URI, missing[:n], step)
+			got, err := a.downloadBatch(ctx, store, dir.Path, s.URI, missing[:n], step)
 			if err != nil {
 				last = err
 			}
@@ -276,7 +300,7 @@ func (a *apt) downloadBatch(ctx context.Context, store *Store, dir, root string,
 			missing = append(missing, p)
 			continue
 		}
-		if err := adopt(file, store.deb(p)); err != nil {
+		if err := store.adopt(file, store.deb(p), nil); err != nil {
 			return packages, err
 		}
 		step.Add(p.Size)

@@ -125,17 +125,54 @@ func TestStoreSweep(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	killed, _ := s.temp("killed")
-	running, _ := s.temp("running")
-	old := time.Now().Add(-25 * time.Hour)
-	if err := os.Chtimes(killed, old, old); err != nil {
+	killed := s.path("tmp", "killed-1"+held)
+	if err := os.Mkdir(killed, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	running, err := s.temp("running")
+	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := OpenStore(dir); err != nil {
 		t.Fatal(err)
 	}
-	if exists(killed) || !exists(running) {
+	if exists(killed) || !exists(running.Path) {
 		t.Error("what was killed stayed, or what runs went")
+	}
+	if err := running.Remove(); err != nil || exists(running.Path) {
+		t.Errorf("removing what is done: %v", err)
+	}
+}
+
+// TestAdoptReplacesWhatIsBroken: a base that lost a file makes room, a whole
+// one stays.
+func TestAdoptReplacesWhatIsBroken(t *testing.T) {
+	s, err := OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	final := s.path("bases", "id")
+	for _, damage := range []func(){func() {}, func() {}, func() { os.Remove(filepath.Join(final, Kernel)) }} {
+		if exists(final) {
+			damage()
+		}
+		work, err := s.temp("base")
+		if err != nil {
+			t.Fatal(err)
+		}
+		smallBase(t, work.Join("out"), "0a")
+		if err := s.adopt(work.Join("out"), final, isBase); err != nil {
+			t.Fatal(err)
+		}
+		if err := work.Remove(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(final); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := os.ReadDir(s.path("tmp")); len(left) != 0 {
+		t.Errorf("tmp has %v", left)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -79,8 +78,8 @@ func Build(ctx context.Context, o Options) (*Base, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(work)
-	if err := b.step("resolve", func(s *progress.Step) error { return b.resolve(work, s) }); err != nil {
+	defer work.Remove()
+	if err := b.step("resolve", func(s *progress.Step) error { return b.resolve(work.Path, s) }); err != nil {
 		return nil, err
 	}
 	b.id = b.identity()
@@ -88,7 +87,7 @@ func Build(ctx context.Context, o Options) (*Base, error) {
 	if found, err := Open(final); err == nil {
 		return found, b.step("base", func(s *progress.Step) error { s.Note("%s is in the store", b.id); return nil })
 	}
-	if err := b.step("download", func(s *progress.Step) error { return b.download(work, s) }); err != nil {
+	if err := b.step("download", func(s *progress.Step) error { return b.download(work.Path, s) }); err != nil {
 		return nil, err
 	}
 	if err := b.step("tools", func(s *progress.Step) (err error) {
@@ -98,17 +97,17 @@ func Build(ctx context.Context, o Options) (*Base, error) {
 		return nil, err
 	}
 	tree := ""
-	if err := b.step("install", func(s *progress.Step) (err error) { tree, err = b.installTree(s); return err }); err != nil {
+	if err := b.step("install", func(s *progress.Step) (err error) { tree, err = installed(ctx, o.Store, b.lock, s); return err }); err != nil {
 		return nil, err
 	}
-	out := filepath.Join(work, "out")
+	out := work.Join("out")
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return nil, err
 	}
 	if err := b.pack(tree, out); err != nil {
 		return nil, err
 	}
-	if err := adopt(out, final); err != nil {
+	if err := o.Store.adopt(out, final, isBase); err != nil {
 		return nil, err
 	}
 	return Open(final)
@@ -179,26 +178,13 @@ func (b *build) openAPT(work string) error {
 	if err != nil {
 		return err
 	}
-	candidates := mirrorSources(b.Mirror, b.Suite)
-	if b.Mirror == "" {
-		candidates = debianSources(hostSources("/"), debianCodename("/"), b.Suite)
-	}
-	if candidates == nil {
-		if candidates, err = defaultSources(b.ctx, b.Suite); err != nil {
-			return err
-		}
-	}
 	b.apt = a
-	return a.useSources(b.ctx, candidates)
+	return a.useDebian(b.ctx, b.Mirror, b.Suite)
 }
 
 func (b *build) download(work string, s *progress.Step) error {
-	packages := b.lock.packages()
-	missing := false
-	for _, p := range packages {
-		missing = missing || !exists(b.Store.deb(p))
-	}
-	if !missing {
+	packages := unique(b.lock.Base, b.lock.Tools)
+	if len(b.Store.lacks(packages)) == 0 {
 		s.Note("all %d packages were in the store", len(packages))
 		return nil
 	}
@@ -232,32 +218,6 @@ func (b *build) identity() string {
 	return hex.EncodeToString(h.Sum(nil))[:idLength]
 }
 
-// installTree returns the installed system's tar, from the store when these
-// packages were installed before.
-func (b *build) installTree(s *progress.Step) (string, error) {
-	hook := images.File("accounts.sh")
-	h := sha256.New()
-	fmt.Fprintf(h, "%s\n%s\n%d\n", treeRecipe, hook, b.lock.Time.Unix())
-	for _, p := range b.lock.Base {
-		io.WriteString(h, p.SHA256)
-	}
-	name := b.Store.path("trees", hex.EncodeToString(h.Sum(nil))[:idLength]+".tar")
-	if exists(name) {
-		s.Note("in the store")
-		return name, nil
-	}
-	dir, err := b.Store.temp("tree")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(dir)
-	temp := filepath.Join(dir, "tree.tar")
-	if err := installTree(b.ctx, b.Store, b.lock, hook, temp, s); err != nil {
-		return "", err
-	}
-	return name, adopt(temp, name)
-}
-
 // pack makes the files of the base in out.
 func (b *build) pack(tree, out string) error {
 	source, err := os.Open(tree)
@@ -277,7 +237,7 @@ func (b *build) pack(tree, out string) error {
 		return err
 	}
 	if err := b.step("pack", func(s *progress.Step) error {
-		if err := b.fill(img); err != nil {
+		if err := fill(img, b.lock.Time, b.programs); err != nil {
 			return err
 		}
 		return makeSquashfs(b.ctx, b.tools, img, filepath.Join(out, Squashfs), b.lock.Time)
@@ -313,7 +273,7 @@ func (b *build) packBoot(img *image, out string) (string, error) {
 }
 
 // fill changes the installed tree into the image's root.
-func (b *build) fill(img *image) error {
+func fill(img *image, built time.Time, programs map[string][]byte) error {
 	rules, err := parseLayout("images/layout", images.File("layout"))
 	if err != nil {
 		return err
@@ -333,15 +293,15 @@ func (b *build) fill(img *image) error {
 		return err
 	}
 	for _, name := range programNames {
-		img.addFile("usr/lib/grid/"+name, 0o755, b.programs[name])
+		img.addFile("usr/lib/grid/"+name, 0o755, programs[name])
 		img.addLink("usr/bin/"+name, "../lib/grid/"+name)
 	}
-	img.addFile("usr/lib/grid/build-time", 0o644, []byte(b.lock.Time.Format(time.RFC3339)+"\n"))
+	img.addFile("usr/lib/grid/build-time", 0o644, []byte(built.Format(time.RFC3339)+"\n"))
 	release, err := img.readFile("usr/lib/os-release")
 	if err != nil {
 		return err
 	}
-	img.addFile("usr/lib/os-release", 0o644, osRelease(release, b.lock.Time))
+	img.addFile("usr/lib/os-release", 0o644, osRelease(release, built))
 	return img.arrange(rules)
 }
 

@@ -43,9 +43,9 @@ func Fetch(ctx context.Context, s *Store, source string, p *progress.Reporter) (
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(temp)
+	defer temp.Remove()
 
-	out := filepath.Join(temp, "out")
+	out := temp.Join("out")
 	if err := os.Mkdir(out, 0o755); err != nil {
 		return nil, err
 	}
@@ -71,7 +71,7 @@ func Fetch(ctx context.Context, s *Store, source string, p *progress.Reporter) (
 	if _, err := Open(out); err != nil {
 		return nil, err
 	}
-	if err := adopt(out, final); err != nil {
+	if err := s.adopt(out, final, isBase); err != nil {
 		return nil, err
 	}
 	return Open(final)

@@ -63,32 +63,23 @@ var (
 func (l *Lock) Text() []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\nsuite %s\ntime %s\n", lockHeader, l.Suite, l.Time.UTC().Format(time.RFC3339))
-	for _, s := range []struct {
-		name     string
-		packages []Package
-	}{{"base", l.Base}, {"tools", l.Tools}} {
-		fmt.Fprintf(&b, "[%s]\n", s.name)
-		for _, p := range s.packages {
-			fmt.Fprintf(&b, "%s %s %s %s %d %s\n", p.Name, p.Version, p.Arch, p.SHA256, p.Size, p.Path)
-		}
-	}
+	writePackages(&b, "base", l.Base)
+	writePackages(&b, "tools", l.Tools)
 	return b.Bytes()
+}
+
+func writePackages(b *bytes.Buffer, section string, packages []Package) {
+	fmt.Fprintf(b, "[%s]\n", section)
+	for _, p := range packages {
+		fmt.Fprintf(b, "%s %s %s %s %d %s\n", p.Name, p.Version, p.Arch, p.SHA256, p.Size, p.Path)
+	}
 }
 
 // ParseLock reads a lock's text form. name is the file's name for messages.
 // The error is a diag.List with everything that is wrong.
 func ParseLock(name string, text []byte) (*Lock, error) {
-	p := lockParser{file: name, lock: &Lock{}}
-	for i, line := range strings.Split(string(text), "\n") {
-		p.line, p.text = i+1, line
-		if line != "" && !strings.HasPrefix(line, "#") {
-			p.parseLine(line)
-		}
-		if len(p.problems) > 20 {
-			break
-		}
-	}
-	p.line, p.text = 0, ""
+	p := lockParser{lockLines: lockLines{file: name, remedy: "a lock is written by builder base build and not edited by hand"}, lock: &Lock{}}
+	p.each(text, p.parseLine)
 	if len(p.problems) == 0 && p.state != inTools {
 		p.problem("the lock ends before its [tools] section")
 	}
@@ -96,6 +87,43 @@ func ParseLock(name string, text []byte) (*Lock, error) {
 		return nil, err
 	}
 	return p.lock, nil
+}
+
+// lockLines reads a lock of either kind line by line.
+type lockLines struct {
+	file     string
+	remedy   string
+	line     int
+	text     string
+	problems diag.List
+}
+
+// each hands over every line that is not empty and no comment.
+func (p *lockLines) each(text []byte, parse func(line string)) {
+	for i, line := range strings.Split(string(text), "\n") {
+		p.line, p.text = i+1, line
+		if line != "" && !strings.HasPrefix(line, "#") {
+			parse(line)
+		}
+		if len(p.problems) > 20 {
+			break
+		}
+	}
+	p.line, p.text = 0, ""
+}
+
+func (p *lockLines) problem(format string, args ...any) {
+	p.problems.Add(diag.Problem{File: p.file, Line: p.line, Message: fmt.Sprintf(format, args...), Excerpt: p.text, Remedy: p.remedy})
+}
+
+// time reads a line "time YYYY-MM-DDThh:mm:ssZ".
+func (p *lockLines) time(line string) time.Time {
+	text, ok := strings.CutPrefix(line, "time ")
+	t, err := time.Parse(time.RFC3339, text)
+	if !ok || err != nil || t.UTC().Format(time.RFC3339) != text || t.Year() < 2000 || t.Year() > 2200 {
+		p.problem("not a line \"time YYYY-MM-DDThh:mm:ssZ\"")
+	}
+	return t.UTC()
 }
 
 // lockParser goes through its states strictly in this order.
@@ -111,17 +139,9 @@ const (
 )
 
 type lockParser struct {
-	file     string
-	line     int
-	text     string
-	state    lockState
-	lock     *Lock
-	problems diag.List
-}
-
-func (p *lockParser) problem(format string, args ...any) {
-	p.problems.Add(diag.Problem{File: p.file, Line: p.line, Message: fmt.Sprintf(format, args...), Excerpt: p.text,
-		Remedy: "a lock is written by builder base build and not edited by hand"})
+	lockLines
+	state lockState
+	lock  *Lock
 }
 
 func (p *lockParser) parseLine(line string) {
@@ -137,12 +157,7 @@ func (p *lockParser) parseLine(line string) {
 		}
 		p.lock.Suite = suite
 	case wantTime:
-		text, ok := strings.CutPrefix(line, "time ")
-		t, err := time.Parse(time.RFC3339, text)
-		if !ok || err != nil || t.UTC().Format(time.RFC3339) != text || t.Year() < 2000 || t.Year() > 2200 {
-			p.problem("not a line \"time YYYY-MM-DDThh:mm:ssZ\"")
-		}
-		p.lock.Time = t.UTC()
+		p.lock.Time = p.time(line)
 	case wantBase:
 		if line != "[base]" {
 			p.problem("not the line [base]")
@@ -159,7 +174,8 @@ func (p *lockParser) parseLine(line string) {
 	p.state++
 }
 
-func (p *lockParser) addPackage(to *[]Package, line string) {
+// addPackage reads a package line.
+func (p *lockLines) addPackage(to *[]Package, line string) {
 	f := strings.Split(line, " ")
 	if len(f) != 6 {
 		p.problem("%d fields instead of name, version, architecture, sha256, size, path", len(f))
@@ -194,14 +210,16 @@ func (p *lockParser) addPackage(to *[]Package, line string) {
 	*to = append(*to, Package{Name: f[0], Version: f[1], Arch: f[2], SHA256: f[3], Size: size, Path: f[5]})
 }
 
-// packages returns the packages of both sections, each .deb once.
-func (l *Lock) packages() []Package {
+// unique returns the packages of several lists, each .deb once.
+func unique(lists ...[]Package) []Package {
 	seen := map[string]bool{}
 	var all []Package
-	for _, p := range append(append([]Package{}, l.Base...), l.Tools...) {
-		if !seen[p.SHA256] {
-			seen[p.SHA256] = true
-			all = append(all, p)
+	for _, list := range lists {
+		for _, p := range list {
+			if !seen[p.SHA256] {
+				seen[p.SHA256] = true
+				all = append(all, p)
+			}
 		}
 	}
 	return all

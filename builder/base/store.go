@@ -7,7 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
+
+	"gridappliance/internal/scratch"
 )
 
 // Store is the folder that bases, and everything they are made from, are kept
@@ -18,11 +19,12 @@ import (
 //	trees/KEY.tar       installed systems as mmdebstrap leaves them
 //	bases/ID/           finished bases
 //	modules/SHA256      modules that came from servers
+//	layers/KEY.module   packages on top of a base; files of a definition
 //	tmp/                what is being made; renamed into place when whole
 //
 // Nothing in it is ever changed after it got its name, so any number of
 // builds may use one Store at a time, and a build that is killed leaves
-// nothing but a folder in tmp, which later builds remove after a day.
+// nothing but a folder in tmp, which the next that opens the store removes.
 type Store struct{ dir string }
 
 // DefaultStore returns the store's folder when the user names none:
@@ -48,24 +50,14 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	for _, sub := range []string{"debs", "tools", "trees", "bases", "modules", "tmp"} {
+	for _, sub := range []string{"debs", "tools", "trees", "bases", "modules", "layers", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
 		}
 	}
-	s := &Store{dir: dir}
-	s.sweep(time.Now().Add(-24 * time.Hour))
-	return s, nil
-}
-
-// sweep removes what builds that were killed before then left in tmp.
-func (s *Store) sweep(before time.Time) {
-	entries, _ := os.ReadDir(filepath.Join(s.dir, "tmp"))
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && info.ModTime().Before(before) {
-			os.RemoveAll(filepath.Join(s.dir, "tmp", e.Name()))
-		}
-	}
+	scratch.Sweep(filepath.Join(dir, "tmp"), "*"+held, nil)
+	scratch.Sweep(os.TempDir(), installing+"*", removeTree)
+	return &Store{dir: dir}, nil
 }
 
 func (s *Store) path(elem ...string) string {
@@ -74,26 +66,63 @@ func (s *Store) path(elem ...string) string {
 
 func (s *Store) deb(p Package) string { return s.path("debs", p.SHA256+".deb") }
 
-// temp makes a folder in tmp; the caller removes it.
-func (s *Store) temp(prefix string) (string, error) {
-	dir, err := os.MkdirTemp(s.path("tmp"), prefix+"-")
+// lacks returns those packages that the store does not have whole.
+func (s *Store) lacks(packages []Package) []Package {
+	var missing []Package
+	for _, p := range packages {
+		if info, err := os.Stat(s.deb(p)); err != nil || info.Size() != p.Size {
+			missing = append(missing, p)
+		}
+	}
+	return missing
+}
+
+// held ends the names of folders in tmp that a lock holds (internal/scratch).
+const held = ".held"
+
+// temp makes a folder in tmp; the caller removes it, or the next that opens
+// the store when the caller is killed.
+func (s *Store) temp(prefix string) (*scratch.Dir, error) {
+	dir, err := scratch.MkdirTemp(s.path("tmp"), prefix+"-*"+held)
 	if err != nil {
-		return "", fmt.Errorf("make a working folder: %w", err)
+		return nil, fmt.Errorf("make a working folder: %w", err)
 	}
 	return dir, nil
 }
 
-// adopt renames a finished file or folder to its place. When another build
-// was quicker, its result, equal by construction, stays and ours is removed.
-func adopt(from, to string) error {
+// adopt makes a finished file or folder last and renames it to its place.
+// When another build was quicker, its result, equal by construction, stays and
+// ours goes; whole says whether what is there is one, and may be nil. A folder
+// that is not, as a failing disk leaves it, makes room.
+func (s *Store) adopt(from, to string, whole func(path string) bool) error {
+	if err := flush(from); err != nil {
+		return fmt.Errorf("keep %s: %w", to, err)
+	}
 	err := os.Rename(from, to)
 	if err == nil {
 		return nil
 	}
-	if _, statErr := os.Stat(to); statErr == nil {
+	if !exists(to) {
+		return fmt.Errorf("keep %s: %w", to, err)
+	}
+	if whole == nil || whole(to) {
 		return os.RemoveAll(from)
 	}
-	return fmt.Errorf("keep %s: %w", to, err)
+	broken, err := s.temp("broken")
+	if err != nil {
+		return err
+	}
+	defer broken.Remove()
+	if err := os.Rename(to, broken.Join("it")); err != nil {
+		return fmt.Errorf("keep %s: %w", to, err)
+	}
+	return os.Rename(from, to)
+}
+
+// isBase says whether a folder is a base.
+func isBase(dir string) bool {
+	_, err := Open(dir)
+	return err == nil
 }
 
 // hashFile returns the SHA-256 in hex and the size of a file.
@@ -127,10 +156,10 @@ func (s *Store) Module(sha256 string, get func(to string) error) (string, error)
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(temp)
-	file := filepath.Join(temp, "module")
+	defer temp.Remove()
+	file := temp.Join("module")
 	if err := get(file); err != nil {
 		return "", err
 	}
-	return name, adopt(file, name)
+	return name, s.adopt(file, name, nil)
 }

@@ -37,18 +37,18 @@ func openTools(ctx context.Context, store *Store, packages []Package, step *prog
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(temp)
+	defer temp.Remove()
 	step.Expect(int64(len(packages)), progress.Items)
 	for _, p := range packages {
-		if _, err := sysrun.Run(ctx, sysrun.Command{Name: "dpkg-deb", Args: []string{"-x", store.deb(p), temp}}); err != nil {
+		if _, err := sysrun.Run(ctx, sysrun.Command{Name: "dpkg-deb", Args: []string{"-x", store.deb(p), temp.Path}}); err != nil {
 			return nil, err
 		}
 		step.Add(1)
 	}
-	if err := os.Chmod(temp, 0o755); err != nil {
+	if err := os.Chmod(temp.Path, 0o755); err != nil {
 		return nil, err
 	}
-	return &tools{dir}, adopt(temp, dir)
+	return &tools{dir}, store.adopt(temp.Path, dir, nil)
 }
 
 // command returns the command that runs a program of the tools, named by its

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"os"
@@ -11,8 +12,36 @@ import (
 	"strings"
 
 	"gridappliance/builder/progress"
+	"gridappliance/images"
+	"gridappliance/internal/scratch"
 	"gridappliance/internal/sysrun"
 )
+
+// installed returns the tar of the system that the base packages of a lock
+// make, from the store when they were installed before.
+func installed(ctx context.Context, store *Store, lock *Lock, step *progress.Step) (string, error) {
+	hook := images.File("accounts.sh")
+	h := sha256.New()
+	fmt.Fprintf(h, "%s\n%s\n%d\n", treeRecipe, hook, lock.Time.Unix())
+	for _, p := range lock.Base {
+		io.WriteString(h, p.SHA256)
+	}
+	name := store.path("trees", hex.EncodeToString(h.Sum(nil))[:idLength]+".tar")
+	if exists(name) {
+		step.Note("in the store")
+		return name, nil
+	}
+	dir, err := store.temp("tree")
+	if err != nil {
+		return "", err
+	}
+	defer dir.Remove()
+	temp := dir.Join("tree.tar")
+	if err := installTree(ctx, store, lock, hook, temp, step); err != nil {
+		return "", err
+	}
+	return name, store.adopt(temp, name, nil)
+}
 
 // installTree installs the packages of the lock into a new system and writes
 // it as an uncompressed tar to name. hook is a script that mmdebstrap runs with
@@ -26,11 +55,16 @@ import (
 func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, name string, step *progress.Step) error {
 	// Below the system's temporary folder, not the store: in a user namespace
 	// mmdebstrap is another uid, which cannot enter a home folder.
-	work, err := os.MkdirTemp("", "grid-base-")
+	if _, err := sysrun.Find("mmdebstrap"); err != nil {
+		return fmt.Errorf("install packages: %w (it is in the package mmdebstrap)", err)
+	}
+	temp, err := scratch.MkdirTemp("", installing)
 	if err != nil {
 		return fmt.Errorf("install packages: %w", err)
 	}
-	defer os.RemoveAll(work)
+	defer temp.Remove()
+	work := temp.Path
+	defer removeTree(work)
 	if err := os.Chmod(work, 0o755); err != nil {
 		return err
 	}
@@ -55,7 +89,7 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 		names = append(names, p.Name)
 	}
 	counted := &lineCounter{step: step}
-	_, err = sysrun.Run(ctx, sysrun.Command{
+	_, err = sysrun.Run(ctx, alone(ctx, mode, sysrun.Command{
 		Name: "mmdebstrap",
 		Args: []string{"--mode=" + mode, "--variant=apt", "--format=tar", "--architectures=amd64",
 			"--dpkgopt=force-unsafe-io", "--include=" + strings.Join(names, ","), "--essential-hook=" + hookFile,
@@ -64,9 +98,9 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 			lock.Suite, "-", "deb [trusted=yes] copy:" + filepath.Join(work, "archive") + " ./"},
 		// INITRD=No: the hook of initramfs-tools makes none; ours replaces it.
 		Env: append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", lock.Time.Unix()), "INITRD=No", "LC_ALL=C.UTF-8",
-			"TZ=UTC", "DEBIAN_FRONTEND=noninteractive"),
+			"TZ=UTC", "DEBIAN_FRONTEND=noninteractive", "TMPDIR="+work),
 		Stdout: io.MultiWriter(out, step), Stderr: counted,
-	})
+	}))
 	if err != nil {
 		if mode == "unshare" && !sysrun.NotFound(err) {
 			return fmt.Errorf("install packages: %w (as an ordinary user this needs the package uidmap, a range in "+
@@ -75,6 +109,38 @@ func installTree(ctx context.Context, store *Store, lock *Lock, hook []byte, nam
 		return fmt.Errorf("install packages: %w", err)
 	}
 	return out.Close()
+}
+
+// alone has a program and all that it starts die when this process dies,
+// however it dies, and its mounts with it. In mode root it gets process ids
+// and mounts of its own for that; in mode unshare mmdebstrap makes these.
+func alone(ctx context.Context, mode string, c sysrun.Command) sysrun.Command {
+	c.Tied = true
+	unshare, err := sysrun.Find("unshare")
+	if mode != "root" || err != nil {
+		return c
+	}
+	args := []string{"--fork", "--pid", "--mount", "--mount-proc", "--kill-child"}
+	if _, err := sysrun.Output(ctx, unshare, append(args, "true")...); err != nil {
+		return c // a container that forbids it
+	}
+	c.Name, c.Args = unshare, append(append(args, c.Name), c.Args...)
+	return c
+}
+
+// installing begins the names of folders that packages are installed in.
+const installing = "grid-install-"
+
+// removeTree removes such a folder. What an ordinary user's mmdebstrap left
+// belongs to ids of the user's own range, which only it can act as.
+func removeTree(path string) error {
+	err := os.RemoveAll(path)
+	if err == nil || os.Geteuid() == 0 {
+		return err
+	}
+	sysrun.Run(context.Background(), sysrun.Command{Name: "mmdebstrap",
+		Args: []string{"--unshare-helper", "find", path, "-mindepth", "2", "-delete"}})
+	return os.RemoveAll(path)
 }
 
 // lineCounter passes mmdebstrap's stages ("I: extracting archives...") to the

@@ -47,6 +47,7 @@ var guidSpace = uuid.MustParse("6f0f4c8e-3f5b-4f0e-9d0c-2b6a3d8e51f7")
 type Layer struct {
 	Name string // the partition's name
 	Size int64  // bytes
+	What string // what it is, for a person; ""
 }
 
 // Inputs is what a plan depends on beside the definition.
@@ -99,6 +100,7 @@ type Plan struct {
 	BaseID  string
 	Private bool // the outputs carry a floppy, so they are secrets: mode 0600
 	Layout  Layout
+	Layers  []Layer // bottom first
 	Outputs []Output
 }
 
@@ -117,7 +119,7 @@ func New(d *spec.Definition, in Inputs) (*Plan, error) {
 	if in.BaseID == "" || len(in.Layers) == 0 || in.UserSize <= 0 {
 		return nil, errors.New("plan image: the base is incomplete")
 	}
-	p := &Plan{BaseID: in.BaseID, Private: in.Floppy}
+	p := &Plan{BaseID: in.BaseID, Private: in.Floppy, Layers: in.Layers}
 	p.Layout.Size = int64(d.Disk)
 	p.Layout.GUID = guid(in.BaseID, "disk")
 

@@ -14,14 +14,14 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 func inputs() Inputs {
-	return Inputs{BaseID: "0123456789abcdef", Layers: []Layer{{"gridbase", 199<<20 + 4096}}, UserSize: 1 << 30}
+	return Inputs{BaseID: "0123456789abcdef", Layers: []Layer{{Name: "gridbase", Size: 199<<20 + 4096}}, UserSize: 1 << 30}
 }
 
 func TestGolden(t *testing.T) {
 	private := inputs()
 	private.Floppy = true
 	layered := inputs()
-	layered.Layers = append(layered.Layers, Layer{"gridglue", 1}, Layer{"gridmod1", 30 << 20})
+	layered.Layers = append(layered.Layers, Layer{Name: "gridglue", Size: 1}, Layer{Name: "gridmod1", Size: 30 << 20, What: "module cad 1"})
 	tests := []struct {
 		name string
 		d    spec.Definition

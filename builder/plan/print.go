@@ -23,8 +23,12 @@ func (p *Plan) Steps() []string {
 	} else {
 		add("leave gridcfg empty")
 	}
-	for _, part := range p.Layout.Partitions[3 : len(p.Layout.Partitions)-1] {
-		add("copy the layer %s", part.Name)
+	for _, l := range p.Layers {
+		what := ""
+		if l.What != "" {
+			what = " (" + l.What + ")"
+		}
+		add("copy the layer %s, %.1f MB%s", l.Name, float64(l.Size)/1e6, what)
 	}
 	add("copy the empty user layer into griduser")
 	for _, o := range p.Outputs {
