@@ -216,6 +216,50 @@ func (t *Trust) Publishable() (descriptor []byte, revocations [][]byte) {
 	return descriptor, revocations
 }
 
+// Known is one object of a Trust's memory, as it is told to peers.
+type Known struct {
+	Revocations bool   // else a descriptor
+	Signer      KeyID  // of a revocation list: its issuer's key, zero for the roots'
+	Version     uint64 // per signer
+	Body        KeyID  // SHA-256 of what is signed: objects with one body are one
+	Text        []byte
+	Conflict    bool // there is another object of this version
+	Previous    bool // the descriptor before the newest
+}
+
+// Known returns the newest descriptor seen, the one before it, and the newest
+// list of each signer, in this order, refused ones included: a twin is proof of
+// what has happened, and peers need both.
+func (t *Trust) Known() []Known {
+	var known []Known
+	if t.current != nil {
+		known = append(known, Known{Version: t.current.Version, Body: t.current.Hash(), Text: t.current.Text(), Conflict: t.conflict})
+	}
+	if t.previous != nil {
+		known = append(known, Known{Version: t.previous.Version, Body: t.previous.Hash(), Text: t.previous.Text(), Previous: true})
+	}
+	for _, l := range t.lists {
+		known = append(known, Known{
+			Revocations: true, Signer: l.signer, Version: l.Version, Body: l.hash(), Text: l.Text(), Conflict: l.conflict,
+		})
+	}
+	return known
+}
+
+// KnownBy returns what a text would be known as, without accepting it, and
+// checks nothing but its form.
+func KnownBy(text []byte) (Known, error) {
+	d, err := ParseDescriptor(text)
+	if err == nil {
+		return Known{Version: d.Version, Body: d.Hash(), Text: text}, nil
+	}
+	l, listErr := ParseRevocations(text)
+	if listErr != nil {
+		return Known{}, fmt.Errorf("neither a descriptor (%w) nor a revocation list (%w)", err, listErr)
+	}
+	return Known{Revocations: true, Signer: l.signer, Version: l.Version, Body: l.hash(), Text: text}, nil
+}
+
 // trustText is Trust as it is stored: JSON of one line.
 type trustText struct {
 	Format   int        `json:"format"`

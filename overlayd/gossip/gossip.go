@@ -42,7 +42,6 @@ package gossip
 
 import (
 	"math/rand/v2"
-	"time"
 
 	"gridappliance/credential"
 	"gridappliance/overlayd/nodeid"
@@ -139,11 +138,9 @@ type Counters struct {
 	Accepted    uint64 // objects that Trust took
 	Unknown     uint64 // requests for objects that are not here
 	Full        uint64 // peers or announcements beyond the tables
+	Ignored     uint64 // announcements of a peer whose objects failed before
 	Served      uint64 // pieces sent
 }
-
-// NextDeadline returns when Tick is due, zero for never.
-func (m *Machine) NextDeadline() time.Time { return m.nextDeadline() }
 
 // Versions returns what every ping, hello and vote of this node carries.
 func (m *Machine) Versions() wire.Versions { return m.versions }

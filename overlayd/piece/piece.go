@@ -29,6 +29,7 @@ package piece
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -55,18 +56,54 @@ type ID struct {
 	Size int // bytes, 1 to MaxObject
 }
 
-// Of returns the ID of an object.
-func Of(object []byte) ID { return ID{root(object), len(object)} }
-
 // Count returns how many pieces an object of size bytes has.
 func Count(size int) int { return (size + Size - 1) / Size }
 
-// Cut returns piece i of an object. Data points into the object.
-func Cut(object []byte, i int) wire.Piece {
-	p := wire.Piece{Root: root(object), Size: uint32(len(object)), Index: uint16(i)}
-	p.Data = span(object, i, i+1)
-	p.Proof = proof(object, 0, Count(len(object)), i, nil)
-	return p
+// Object is an object that can be cut: its bytes and the hashes of its pieces.
+type Object struct {
+	id     ID
+	bytes  []byte
+	leaves [][32]byte
+}
+
+// New returns the object of 1 to MaxObject bytes, which must not change.
+func New(b []byte) *Object {
+	o := &Object{bytes: b, leaves: make([][32]byte, Count(len(b)))}
+	for i := range o.leaves {
+		o.leaves[i] = leaf(o.data(i))
+	}
+	o.id = ID{top(len(b), tree(o.leaves)), len(b)}
+	return o
+}
+
+// ID returns the object's name.
+func (o *Object) ID() ID { return o.id }
+
+// Bytes returns the object.
+func (o *Object) Bytes() []byte { return o.bytes }
+
+func (o *Object) data(i int) []byte { return o.bytes[i*Size : min((i+1)*Size, len(o.bytes))] }
+
+// Cut returns piece i. Its data are the object's.
+func (o *Object) Cut(i int) wire.Piece {
+	return wire.Piece{
+		Root: o.id.Root, Size: uint32(o.id.Size), Index: uint16(i), Data: o.data(i), Proof: proof(o.leaves, i),
+	}
+}
+
+// Serve returns the pieces that a request asks for: none when it is for
+// another object or beyond the end.
+func (o *Object) Serve(f wire.Fetch) []wire.Piece {
+	var pieces []wire.Piece
+	if f.Root != o.id.Root || int(f.Size) != o.id.Size {
+		return nil
+	}
+	for i := range 16 {
+		if at := int(f.First) + i; f.Mask&(1<<i) != 0 && at < len(o.leaves) {
+			pieces = append(pieces, o.Cut(at))
+		}
+	}
+	return pieces
 }
 
 // Check returns nil when the piece is part of the object it names.
@@ -92,7 +129,7 @@ func Check(p wire.Piece) error {
 		}
 		fn, sn = fn>>1, sn>>1
 	}
-	if hash != p.Root {
+	if top(size, hash) != p.Root {
 		return fmt.Errorf("piece %d of %d: %w", i, n, ErrProof)
 	}
 	return nil
@@ -120,11 +157,11 @@ func (a *Assembly) Add(p wire.Piece) (added bool, err error) {
 	if p.Root != a.id.Root || int(p.Size) != a.id.Size {
 		return false, ErrOther
 	}
+	if int(p.Index) < len(a.pieces) && a.pieces[p.Index] != nil {
+		return false, nil
+	}
 	if err := Check(p); err != nil {
 		return false, err
-	}
-	if a.pieces[p.Index] != nil {
-		return false, nil
 	}
 	a.pieces[p.Index] = append([]byte(nil), p.Data...)
 	a.have++
@@ -160,26 +197,6 @@ func (a *Assembly) Missing() wire.Fetch {
 	return f
 }
 
-// Serve returns the pieces of an object that a request asks for. A request for
-// another object, or for pieces beyond its end, gets none of them.
-func Serve(object []byte, f wire.Fetch) []wire.Piece {
-	if int(f.Size) != len(object) {
-		return nil
-	}
-	var pieces []wire.Piece
-	for i := range 16 {
-		if at := int(f.First) + i; f.Mask&(1<<i) != 0 && at < Count(len(object)) {
-			pieces = append(pieces, Cut(object, at))
-		}
-	}
-	return pieces
-}
-
-// span returns the bytes of pieces from to before to.
-func span(object []byte, from, to int) []byte {
-	return object[from*Size : min(to*Size, len(object))]
-}
-
 func leaf(data []byte) [32]byte {
 	h := sha256.New()
 	h.Write([]byte{0})
@@ -192,27 +209,31 @@ func node(left, right [32]byte) [32]byte {
 	return sha256.Sum256(append(b, right[:]...))
 }
 
-func root(object []byte) [32]byte { return subtree(object, 0, max(1, Count(len(object)))) }
-
-func subtree(object []byte, from, to int) [32]byte {
-	if to-from <= 1 {
-		return leaf(span(object, from, to))
-	}
-	middle := from + split(to-from)
-	return node(subtree(object, from, middle), subtree(object, middle, to))
+func top(size int, tree [32]byte) [32]byte {
+	b := binary.BigEndian.AppendUint32([]byte{2}, uint32(size))
+	return sha256.Sum256(append(b, tree[:]...))
 }
 
-// proof appends the hashes beside the way from piece i to the root of the
-// pieces from to before to, the lowest first.
-func proof(object []byte, from, to, i int, hashes [][32]byte) [][32]byte {
-	if to-from <= 1 {
-		return hashes
+// tree returns the root over one leaf or more.
+func tree(leaves [][32]byte) [32]byte {
+	if len(leaves) == 1 {
+		return leaves[0]
 	}
-	middle := from + split(to-from)
-	if i < middle {
-		return append(proof(object, from, middle, i, hashes), subtree(object, middle, to))
+	k := split(len(leaves))
+	return node(tree(leaves[:k]), tree(leaves[k:]))
+}
+
+// proof returns the hashes beside the way from leaf i to the root, the lowest
+// first.
+func proof(leaves [][32]byte, i int) [][32]byte {
+	if len(leaves) == 1 {
+		return nil
 	}
-	return append(proof(object, middle, to, i, hashes), subtree(object, from, middle))
+	k := split(len(leaves))
+	if i < k {
+		return append(proof(leaves[:k], i), tree(leaves[k:]))
+	}
+	return append(proof(leaves[k:], i-k), tree(leaves[:k]))
 }
 
 func proofLength(i, n int) int {
@@ -228,5 +249,5 @@ func proofLength(i, n int) int {
 	return length
 }
 
-// split is the largest power of two below n.
+// split is the largest power of two below n > 1.
 func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }
