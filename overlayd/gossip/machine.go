@@ -306,6 +306,7 @@ func (m *Machine) answerFetch(now time.Time, p *peer, f wire.Fetch) {
 // flush sends what is due: pushes, requests for lists and for pieces.
 func (m *Machine) flush(now time.Time) {
 	for _, p := range m.peers {
+		m.fetchQueued(now, p)
 		if p.pushes > 0 && !now.Before(p.pushAt) {
 			p.pushes--
 			p.pushAt = now.Add(pushAgain)
@@ -316,7 +317,6 @@ func (m *Machine) flush(now time.Time) {
 			p.asks++
 			m.send(p.id, wire.Gossip{Flags: wire.GossipWant, Versions: m.versions, Page: p.page})
 		}
-		m.fetchQueued(now, p)
 	}
 	asks, lost := m.fetcher.Due(now)
 	for _, a := range asks {
