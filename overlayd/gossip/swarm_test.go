@@ -131,11 +131,13 @@ type job struct {
 
 type queue []job
 
-func (q queue) Len() int           { return len(q) }
-func (q queue) Less(i, j int) bool { return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].seq < q[j].seq }
-func (q queue) Swap(i, j int)      { q[i], q[j] = q[j], q[i] }
-func (q *queue) Push(x any)        { *q = append(*q, x.(job)) }
-func (q *queue) Pop() any          { j := (*q)[len(*q)-1]; *q = (*q)[:len(*q)-1]; return j }
+func (q queue) Len() int { return len(q) }
+func (q queue) Less(i, j int) bool {
+	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].seq < q[j].seq
+}
+func (q queue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *queue) Push(x any)   { *q = append(*q, x.(job)) }
+func (q *queue) Pop() any     { j := (*q)[len(*q)-1]; *q = (*q)[:len(*q)-1]; return j }
 
 func newSwarm(t testing.TB, seed uint64, loss float64) *swarm {
 	return &swarm{t: t, rand: rand.New(rand.NewPCG(seed, 7)), now: start, loss: loss}
