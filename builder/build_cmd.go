@@ -10,9 +10,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"gridappliance/builder/base"
+	"gridappliance/builder/deliver"
 	"gridappliance/builder/disk"
-	"gridappliance/builder/format"
 	"gridappliance/builder/plan"
+	"gridappliance/builder/spec"
 )
 
 func newBuildCommand() *cobra.Command {
@@ -25,13 +26,28 @@ func newBuildCommand() *cobra.Command {
 under BIOS and UEFI. It needs no root and no loop device and takes about a
 second; for equal inputs the bytes are equal.
 
-The floppy is checked before anything is written. An image with a floppy in it
-is a secret: its name ends in -private and only its owner can read it. A
-floppy in the drive of the machine wins over the one in the image.
+TARGETS are written side by side, --name standing for grid:
 
-A file appears under its name only when it is whole.`,
+  raw         grid.raw            the disk byte for byte, sparse
+  qcow2       grid.qcow2          for QEMU
+  kvm         grid-kvm/           .qcow2, libvirt's XML, a network's
+  vmware      grid-vmware/        .vmx, .vmdk: Workstation, Player, Fusion
+  virtualbox  grid-virtualbox/    .vbox, .vdi
+  ova         grid.ova            to import: VirtualBox, VMware, ESXi, vCenter
+  xen         grid-xen/           .raw, kernel, initrd, xl's files for PVH and HVM
+
+Each folder has a README.txt, the OVA a grid.ova.txt: how to start the machine,
+what was tried and what never was. With a floppy the folders hold it too, in
+the machine's drive. A folder in which a machine has run is not replaced.
+
+The floppy is checked before anything is written. An image with a floppy in it
+is a secret: its name ends in -private (grid-private.qcow2,
+grid-vmware-private/) and only its owner can read it. A floppy in the drive of
+the machine wins over the one in the image.
+
+A file or folder appears under its name only when it is whole.`,
 		Example: `  builder build --floppy alice.img --target raw,qcow2 -o out/
-  builder build --no-floppy images/site.toml
+  builder build --no-floppy --target vmware,virtualbox,ova -o out/
   builder build images/site.toml --floppy alice.img --json`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -55,7 +71,7 @@ A file appears under its name only when it is whole.`,
 				return err
 			}
 			report := buildReport{Base: p.BaseID, Private: p.Private}
-			if report.Files, err = im.write(cmd.Context(), b, layers, p, out); err != nil {
+			if err := im.write(cmd.Context(), b, layers, p, out, &report); err != nil {
 				return err
 			}
 			report.Seconds = time.Since(start).Seconds()
@@ -82,31 +98,48 @@ A file appears under its name only when it is whole.`,
 }
 
 type buildReport struct {
-	Base    string   `json:"base"`
-	Private bool     `json:"private"`
-	Files   []string `json:"files"`
-	Seconds float64  `json:"seconds"`
+	Base    string         `json:"base"`
+	Private bool           `json:"private"`
+	Files   []string       `json:"files"`
+	Targets []targetReport `json:"targets"`
+	Seconds float64        `json:"seconds"`
 }
 
-// write composes the disk and writes it in every form of the plan into the
-// folder out, which is made when it is not there. It returns the files' paths.
-func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan, out string) ([]string, error) {
-	d, err := disk.Compose(p.Layout, im.contents(b, s))
+type targetReport struct {
+	Target  spec.Target `json:"target"`
+	Bytes   int64       `json:"bytes"` // of its files, holes counted
+	Seconds float64     `json:"seconds"`
+}
+
+// write composes the disk and writes it for every target of the plan into the
+// folder out, which is made when it is not there.
+func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan, out string, report *buildReport) error {
+	contents := im.contents(b, s)
+	d, err := disk.Compose(p.Layout, contents)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer d.Close()
 	if err := os.MkdirAll(out, 0o777); err != nil {
-		return nil, fmt.Errorf("make output folder: %w", err)
+		return fmt.Errorf("make output folder: %w", err)
 	}
-	var files []string
+	image := deliver.Image{Plan: p, Disk: d, Floppy: im.floppy, Kernel: contents.Kernel, Initrd: contents.Initrd, Time: b.Manifest.Time}
 	for _, o := range p.Outputs {
-		path := filepath.Join(out, o.File)
-		err := format.Create(path, p.Private, func(w *os.File) error { return format.For(o.Target)(ctx, w, d) })
-		if err != nil {
-			return nil, err
+		start := time.Now()
+		if err := image.Write(ctx, out, o); err != nil {
+			return err
 		}
-		files = append(files, path)
+		t := targetReport{Target: o.Target, Seconds: time.Since(start).Seconds()}
+		for _, name := range o.Paths() {
+			path := filepath.Join(out, filepath.FromSlash(name))
+			info, err := os.Stat(path)
+			if err != nil {
+				return err
+			}
+			t.Bytes += info.Size()
+			report.Files = append(report.Files, path)
+		}
+		report.Targets = append(report.Targets, t)
 	}
-	return files, nil
+	return nil
 }

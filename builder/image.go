@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -210,6 +211,9 @@ func (im *image) plan(b *base.Base, s *stack) (*plan.Plan, error) {
 		return nil, err
 	}
 	in.UserSize = user.Size
+	if im.floppy != nil {
+		in.Content = fmt.Sprintf("%x", sha256.Sum256(im.floppy))
+	}
 	return plan.New(im.def, in)
 }
 

@@ -72,7 +72,7 @@ func planJSON(p *plan.Plan) planReport {
 		r.Partitions = append(r.Partitions, partitionReport{part.Name, part.First, part.Last, part.GUID.String()})
 	}
 	for _, o := range p.Outputs {
-		r.Files = append(r.Files, o.File)
+		r.Files = append(r.Files, o.Paths()...)
 	}
 	return r
 }

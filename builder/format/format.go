@@ -1,37 +1,30 @@
 // Package format writes a disk (builder/disk.Image) as a file of a form that
-// hypervisors read: raw and qcow2. Each writer gets an empty file and leaves it
-// complete, sparse where the disk is, its bytes a function of the disk alone:
-// content decides what is stored, not the holes the host happens to keep.
+// hypervisors read. Each writer gets an empty file and leaves it complete,
+// sparse where the disk is, its bytes a function of the disk alone: content
+// decides what is stored, not the holes the host happens to keep.
 //
-// Create makes the file appear under its name only once it is whole.
+//	Raw         the disk byte for byte
+//	QCOW2       QEMU's: clusters of 64 KiB
+//	VMDK        VMware's, to run from: grains of 64 KiB
+//	StreamVMDK  VMware's, to ship: the same grains, deflated
+//	VDI         VirtualBox's: blocks of 1 MiB
+//
+// Create makes a file appear under its name only once it is whole, CreateFolder
+// a folder.
 package format
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"gridappliance/builder/disk"
-	"gridappliance/builder/spec"
 )
-
-// Writer writes a disk into an empty file.
-type Writer func(ctx context.Context, w *os.File, im *disk.Image) error
-
-// For returns the writer of a target.
-func For(t spec.Target) Writer {
-	switch t {
-	case spec.Raw:
-		return Raw
-	case spec.QCOW2:
-		return QCOW2
-	}
-	return func(context.Context, *os.File, *disk.Image) error {
-		return fmt.Errorf("write image: no writer for target %q", string(t))
-	}
-}
 
 // Create makes the file at path with what write puts into it. The file has
 // another name until write is done, and is removed when write fails or ctx
@@ -65,6 +58,70 @@ func Create(path string, private bool, write func(*os.File) error) (err error) {
 		return err
 	}
 	return os.Rename(f.Name(), path)
+}
+
+// CreateFolder makes a folder with the files called names, each with what write
+// puts into it. The folder has another name until all are done; an older one
+// stays until then, and is replaced only if it holds nothing but such files: a
+// machine that has run there has left others, and its disk must not go.
+func CreateFolder(path string, private bool, names []string, write func(name string, f *os.File) error) (err error) {
+	if err := replaceable(path, names); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part") // mode 0700
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.RemoveAll(dir) // after the rename there is nothing to remove
+	for _, name := range names {
+		if err := Create(filepath.Join(dir, name), private, func(f *os.File) error { return write(name, f) }); err != nil {
+			return err
+		}
+	}
+	if !private {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
+	}
+	if err := replaceFolder(dir, path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// replaceable says why the folder at path must not be replaced, if it is there.
+func replaceable(path string, names []string) error {
+	entries, err := os.ReadDir(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if !slices.Contains(names, e.Name()) {
+			return fmt.Errorf("the folder holds %s, so a machine may have run there: move it away, or write elsewhere", e.Name())
+		}
+	}
+	return nil
+}
+
+// replaceFolder gives the folder made the name path. What was there is gone
+// afterwards, or back when that fails.
+func replaceFolder(made, path string) error {
+	old := made + ".old"
+	err := os.Rename(path, old)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	existed := err == nil
+	if err := os.Rename(made, path); err != nil {
+		if existed {
+			os.Rename(old, path)
+		}
+		return err
+	}
+	return os.RemoveAll(old)
 }
 
 // Raw writes the disk byte for byte; what the disk leaves out stays a hole.

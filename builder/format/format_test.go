@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"errors"
 	"io"
 	"math/rand"
@@ -14,18 +13,41 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/google/uuid"
+
 	"gridappliance/builder/disk"
 	"gridappliance/builder/disk/disktest"
-	"gridappliance/builder/spec"
 	"gridappliance/internal/need"
 	"gridappliance/internal/sysrun"
 )
 
-// write makes the file of a target from a small disk and returns its path.
-func write(t *testing.T, target spec.Target, im *disk.Image) string {
+// testID is the identity of every disk of these tests.
+var testID = uuid.MustParse("c0ffee00-1234-5678-9abc-def012345678")
+
+// form is one form of a disk, with qemu-img's name for it.
+type form struct {
+	name, qemu string
+	write      func(context.Context, *os.File, *disk.Image) error
+}
+
+var (
+	rawForm   = form{"raw", "raw", Raw}
+	qcow2Form = form{"qcow2", "qcow2", QCOW2}
+	vmdkForm  = form{"vmdk", "vmdk", func(ctx context.Context, w *os.File, im *disk.Image) error {
+		return VMDK(ctx, w, im, "grid.vmdk", testID)
+	}}
+	streamForm = form{"stream.vmdk", "vmdk", func(ctx context.Context, w *os.File, im *disk.Image) error {
+		return StreamVMDK(ctx, w, im, "grid.vmdk", testID)
+	}}
+	vdiForm = form{"vdi", "vdi", func(ctx context.Context, w *os.File, im *disk.Image) error { return VDI(ctx, w, im, testID) }}
+	forms   = []form{rawForm, qcow2Form, vmdkForm, streamForm, vdiForm}
+)
+
+// write makes the file of a form from a small disk and returns its path.
+func write(t *testing.T, form form, im *disk.Image) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "grid."+string(target))
-	if err := Create(path, false, func(f *os.File) error { return For(target)(t.Context(), f, im) }); err != nil {
+	path := filepath.Join(t.TempDir(), "grid."+form.name)
+	if err := Create(path, false, func(f *os.File) error { return form.write(t.Context(), f, im) }); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -34,7 +56,7 @@ func write(t *testing.T, target spec.Target, im *disk.Image) string {
 // TestRaw: the file is the disk, byte for byte, and no larger than its data.
 func TestRaw(t *testing.T) {
 	im := disktest.Image(t, 1<<30, disktest.Files(t), disktest.Floppy())
-	f, err := os.Open(write(t, spec.Raw, im))
+	f, err := os.Open(write(t, rawForm, im))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,18 +77,25 @@ func TestRaw(t *testing.T) {
 	}
 }
 
-// TestQCOW2 asks QEMU: the structure is clean and the content is the raw file's.
-func TestQCOW2(t *testing.T) {
+// TestQEMU asks QEMU of every form: the structure is clean and the content is
+// the raw file's.
+func TestQEMU(t *testing.T) {
 	qemuImg := need.Tool(t, "qemu-img")
-	for _, size := range []int64{1<<30 + 1<<20, 2 << 30, 1 << 40} { // an L1 of 3, 4 and 2048 entries
+	for _, size := range []int64{512 << 20, 1<<30 + 1<<20, 1 << 40} { // for qcow2 an L1 of 1, 3 and 2048 entries
 		im := disktest.Image(t, size, disktest.Files(t), nil)
-		qcow := write(t, spec.QCOW2, im)
-		out, err := sysrun.Output(t.Context(), qemuImg, "check", "-f", "qcow2", qcow)
-		if err != nil || !strings.Contains(string(out), "No errors") {
-			t.Errorf("disk of %d: qemu-img check: %v\n%s", size, err, out)
-		}
-		if out, err := sysrun.Output(t.Context(), qemuImg, "compare", "-f", "qcow2", "-F", "raw", qcow, write(t, spec.Raw, im)); err != nil && size < 1<<40 {
-			t.Errorf("disk of %d: qemu-img compare: %v\n%s", size, err, out)
+		raw := write(t, rawForm, im)
+		for _, form := range forms[1:] {
+			path := write(t, form, im)
+			out, err := sysrun.Output(t.Context(), qemuImg, "check", "-f", form.qemu, path)
+			if err != nil || !strings.Contains(string(out), "No errors") {
+				t.Errorf("%s of %d: qemu-img check: %v\n%s", form.name, size, err, out)
+			}
+			if size == 1<<40 { // qemu-img reads all of a raw file
+				continue
+			}
+			if out, err := sysrun.Output(t.Context(), qemuImg, "compare", "-f", form.qemu, "-F", "raw", path, raw); err != nil || !strings.Contains(string(out), "identical") {
+				t.Errorf("%s of %d: qemu-img compare: %v\n%s", form.name, size, err, out)
+			}
 		}
 	}
 }
@@ -88,7 +117,7 @@ func TestCountClusters(t *testing.T) {
 // TestDeterministic: two builds in two folders are equal, whatever holes the
 // host keeps in the template.
 func TestDeterministic(t *testing.T) {
-	for _, target := range spec.Targets() {
+	for _, form := range forms {
 		var sums [2][32]byte
 		for i := range sums {
 			files := disktest.Files(t)
@@ -101,14 +130,14 @@ func TestDeterministic(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			b, err := os.ReadFile(write(t, target, disktest.Image(t, 512<<20, files, disktest.Floppy())))
+			b, err := os.ReadFile(write(t, form, disktest.Image(t, 512<<20, files, disktest.Floppy())))
 			if err != nil {
 				t.Fatal(err)
 			}
 			sums[i] = sha256.Sum256(b)
 		}
 		if sums[0] != sums[1] {
-			t.Errorf("%s: two builds differ", target)
+			t.Errorf("%s: two builds differ", form.name)
 		}
 	}
 }
@@ -148,17 +177,70 @@ func TestCreate(t *testing.T) {
 	}
 }
 
+// TestCreateFolder: a folder appears whole or not at all, replaces one that
+// builder made, and leaves one in which something else lies.
+func TestCreateFolder(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "grid-kvm")
+	names := []string{"a", "b"}
+	fill := func(content string, broken error) error {
+		return CreateFolder(path, content == "secret", names, func(name string, f *os.File) error {
+			if name == "b" && broken != nil {
+				return broken
+			}
+			_, err := io.WriteString(f, content)
+			return err
+		})
+	}
+	state := func() string {
+		b, _ := os.ReadFile(filepath.Join(path, "b"))
+		info, err := os.Stat(path)
+		if err != nil {
+			return list(t, dir)
+		}
+		return list(t, dir) + " " + list(t, path) + " " + info.Mode().String() + " " + string(b)
+	}
+	full := errors.New("disk full")
+	steps := []struct {
+		content string
+		broken  error
+		want    string
+	}{
+		{"public", full, ""},
+		{"public", nil, "grid-kvm ab drwxr-xr-x public"},
+		{"secret", full, "grid-kvm ab drwxr-xr-x public"},
+		{"secret", nil, "grid-kvm ab drwx------ secret"},
+	}
+	for _, s := range steps {
+		if err := fill(s.content, s.broken); !errors.Is(err, s.broken) {
+			t.Errorf("%s: error %v, want %v", s.content, err, s.broken)
+		}
+		if got := state(); got != s.want {
+			t.Errorf("%s, %v: %q, want %q", s.content, s.broken, got, s.want)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(path, "grid.nvram"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := fill("public", nil); err == nil || !strings.Contains(err.Error(), "grid.nvram") {
+		t.Errorf("a folder in which a machine ran: %v", err)
+	}
+	if got := state(); got != "grid-kvm abgrid.nvram drwx------ secret" {
+		t.Errorf("afterwards: %q", got)
+	}
+}
+
 // TestDiskFull writes to a file that may not grow to the image's size.
 func TestDiskFull(t *testing.T) {
-	for _, target := range spec.Targets() {
-		im := disktest.Image(t, 512<<20, disktest.Files(t), nil)
+	im := disktest.Image(t, 512<<20, disktest.Files(t), nil)
+	for _, form := range forms {
 		full, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
 		if err != nil {
 			t.Skip(err)
 		}
 		defer full.Close()
-		if err := For(target)(t.Context(), full, im); err == nil {
-			t.Errorf("%s: no error from a full disk", target)
+		if err := form.write(t.Context(), full, im); err == nil {
+			t.Errorf("%s: no error from a full disk", form.name)
 		}
 	}
 }
@@ -167,52 +249,31 @@ func TestCancelled(t *testing.T) {
 	im := disktest.Image(t, 512<<20, disktest.Files(t), nil)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, target := range spec.Targets() {
+	for _, form := range forms {
 		dir := t.TempDir()
-		err := Create(filepath.Join(dir, "x"), false, func(f *os.File) error { return For(target)(ctx, f, im) })
+		err := Create(filepath.Join(dir, "x"), false, func(f *os.File) error { return form.write(ctx, f, im) })
 		if !errors.Is(err, context.Canceled) || list(t, dir) != "" {
-			t.Errorf("%s: error %v, folder has %s", target, err, list(t, dir))
+			t.Errorf("%s: error %v, folder has %s", form.name, err, list(t, dir))
 		}
 	}
 }
 
-// TestRandomDisks compares QCOW2 with the disk through our own reading of the
-// format, over many shapes of extents.
+// TestRandomDisks compares every form with the disk through our own reading of
+// the format, over many shapes of extents.
 func TestRandomDisks(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
-	for range 8 {
+	for range 6 {
 		im := disktest.Random(t, r)
-		b, err := os.ReadFile(write(t, spec.QCOW2, im))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if at := differ(t, reader{b}, im); at >= 0 {
-			t.Fatalf("content differs at %d; extents %v", at, im.Extents())
-		}
-	}
-}
-
-// reader reads what QCOW2 writes.
-type reader struct{ file []byte }
-
-func (r reader) ReadAt(p []byte, off int64) (int, error) {
-	clear(p)
-	l1 := r.offset(40)
-	for done := int64(0); done < int64(len(p)); {
-		pos := off + done
-		n := min(int64(len(p))-done, qcowCluster-pos%qcowCluster)
-		if l2 := r.offset(l1 + 8*(pos/qcowL2Span)); l2 != 0 {
-			if at := r.offset(l2 + 8*(pos%qcowL2Span/qcowCluster)); at != 0 {
-				copy(p[done:done+n], r.file[at+pos%qcowCluster:])
+		for _, form := range forms {
+			b, err := os.ReadFile(write(t, form, im))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if at := differ(t, readers[form.name](t, b), im); at >= 0 {
+				t.Fatalf("%s: content differs at %d; extents %v", form.name, at, im.Extents())
 			}
 		}
-		done += n
 	}
-	return len(p), nil
-}
-
-func (r reader) offset(at int64) int64 {
-	return int64(binary.BigEndian.Uint64(r.file[at:]) &^ qcowCopied)
 }
 
 // differ returns where r first differs from the disk, or -1.

@@ -56,7 +56,7 @@ const (
 
 // QCOW2 writes the disk as a sparse qcow2 image. Clusters of zeros are left out.
 func QCOW2(ctx context.Context, w *os.File, im *disk.Image) error {
-	q := &qcowWriter{w: w, im: im, l1: make([]uint64, ceilDiv(im.Size(), qcowL2Span))}
+	q := &qcowWriter{w: w, im: im, l1: make([]uint64, ceilDiv(im.Size(), qcowL2Span)), blocks: newBlocks(im, qcowCluster)}
 	q.next = 1 + ceilDiv(int64(len(q.l1))*8, qcowCluster) // header, L1
 	for i := range q.l1 {
 		if err := ctx.Err(); err != nil {
@@ -77,8 +77,8 @@ type qcowWriter struct {
 	im   *disk.Image
 	l1   []uint64
 	next int64 // the first free cluster of the file
-	at   int   // first extent of the disk that may still have content
-	buf  [qcowCluster]byte
+
+	blocks *blocks
 }
 
 // writeSpan writes the data clusters and the L2 table of L1 entry i.
@@ -86,42 +86,20 @@ func (q *qcowWriter) writeSpan(i int) error {
 	start := int64(i) * qcowL2Span
 	end := min(start+qcowL2Span, q.im.Size())
 	var l2 []uint64
-	for pos := start; ; pos += qcowCluster {
-		if pos = q.nextContent(pos); pos >= end {
-			break
-		}
-		n, err := q.im.ReadAt(q.buf[:min(qcowCluster, q.im.Size()-pos)], pos)
-		if err != nil {
-			return err
-		}
-		clear(q.buf[n:])
-		if zero(q.buf[:]) {
-			continue
-		}
+	for pos, data := range q.blocks.in(start, end) {
 		if l2 == nil {
 			l2 = make([]uint64, qcowL2Entries)
 		}
 		l2[(pos-start)>>qcowClusterBits] = uint64(q.next<<qcowClusterBits) | qcowCopied
-		if err := q.put(q.buf[:]); err != nil {
+		if err := q.put(data); err != nil {
 			return err
 		}
 	}
-	if l2 == nil {
-		return nil
+	if l2 == nil || q.blocks.err != nil {
+		return q.blocks.err
 	}
 	q.l1[i] = uint64(q.next<<qcowClusterBits) | qcowCopied
 	return q.put(bigEndian64(l2))
-}
-
-// nextContent returns the beginning of the first cluster at or after pos,
-// which is the beginning of one, that an extent reaches into.
-func (q *qcowWriter) nextContent(pos int64) int64 {
-	for extents := q.im.Extents(); q.at < len(extents); q.at++ {
-		if e := extents[q.at]; e.Offset+e.Length > pos {
-			return max(pos, e.Offset>>qcowClusterBits<<qcowClusterBits)
-		}
-	}
-	return q.im.Size()
 }
 
 // put writes b, at most one cluster's bytes or several whole ones, to the next
@@ -184,8 +162,6 @@ func countClusters(used int64) (blocks, tables int64) {
 	}
 }
 
-func ceilDiv(a, b int64) int64 { return (a + b - 1) / b }
-
 func bigEndian64(values []uint64) []byte {
 	b := make([]byte, 8*len(values))
 	for i, v := range values {
@@ -193,7 +169,3 @@ func bigEndian64(values []uint64) []byte {
 	}
 	return b
 }
-
-var zeros [qcowCluster]byte
-
-func zero(b []byte) bool { return bytes.Equal(b, zeros[:len(b)]) }

@@ -56,6 +56,7 @@ type Inputs struct {
 	Layers   []Layer // bottom first; the first is the base
 	UserSize int64   // bytes of the user layer's template
 	Floppy   bool    // a floppy goes into the image
+	Content  string  // what tells images of one base apart: the floppy's hash, or ""
 }
 
 // Partition is one partition of the disk.
@@ -89,16 +90,12 @@ func (l Layout) Partition(name string) Partition {
 	panic("plan: no partition " + name)
 }
 
-// Output is one file to write.
-type Output struct {
-	Target spec.Target
-	File   string // name inside the output folder
-}
-
 // Plan is what will be built.
 type Plan struct {
 	BaseID  string
-	Private bool // the outputs carry a floppy, so they are secrets: mode 0600
+	Name    string    // of the machine
+	ID      uuid.UUID // of the machine and its disk: hypervisors refuse two disks of one identity
+	Private bool      // the outputs carry a floppy, so they are secrets: mode 0600
 	Layout  Layout
 	Layers  []Layer // bottom first
 	Outputs []Output
@@ -119,7 +116,8 @@ func New(d *spec.Definition, in Inputs) (*Plan, error) {
 	if in.BaseID == "" || len(in.Layers) == 0 || in.UserSize <= 0 {
 		return nil, errors.New("plan image: the base is incomplete")
 	}
-	p := &Plan{BaseID: in.BaseID, Private: in.Floppy, Layers: in.Layers}
+	p := &Plan{BaseID: in.BaseID, Private: in.Floppy, Layers: in.Layers, Name: d.Name}
+	p.ID = guid(in.BaseID, fmt.Sprintf("machine/%s/%d/%v/%s", d.Name, d.Disk, in.Layers, in.Content))
 	p.Layout.Size = int64(d.Disk)
 	p.Layout.GUID = guid(in.BaseID, "disk")
 
@@ -147,12 +145,8 @@ func New(d *spec.Definition, in Inputs) (*Plan, error) {
 	}
 	add("griduser", typeLinux, p.Layout.Size-align-next)
 
-	name := d.Name
-	if p.Private {
-		name += "-private"
-	}
 	for _, t := range d.Targets {
-		p.Outputs = append(p.Outputs, Output{Target: t, File: name + "." + string(t)})
+		p.Outputs = append(p.Outputs, newOutput(t, d.Name, in.Floppy))
 	}
 	return p, nil
 }

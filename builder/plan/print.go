@@ -32,7 +32,7 @@ func (p *Plan) Steps() []string {
 	}
 	add("copy the empty user layer into griduser")
 	for _, o := range p.Outputs {
-		add("write %s", o.File)
+		add("write %s", strings.Join(o.Paths(), ", "))
 	}
 	return steps
 }

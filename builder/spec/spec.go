@@ -44,12 +44,17 @@ type Target string
 
 // The targets.
 const (
-	Raw   Target = "raw"   // the disk byte for byte, sparse
-	QCOW2 Target = "qcow2" // QEMU's format, version 3
+	Raw        Target = "raw"        // the disk byte for byte, sparse
+	QCOW2      Target = "qcow2"      // QEMU's format, version 3
+	KVM        Target = "kvm"        // folder: qcow2, libvirt's XML
+	VMware     Target = "vmware"     // folder: .vmx, .vmdk; Workstation, Player, Fusion
+	VirtualBox Target = "virtualbox" // folder: .vbox, .vdi
+	OVA        Target = "ova"        // one file to import: VirtualBox, VMware, vSphere
+	Xen        Target = "xen"        // folder: raw, kernel, initrd, xl's configuration
 )
 
-// Targets lists every target, in the order in which they are written.
-func Targets() []Target { return []Target{Raw, QCOW2} }
+// Targets lists every target, in the order in which help names them.
+func Targets() []Target { return []Target{Raw, QCOW2, KVM, VMware, VirtualBox, OVA, Xen} }
 
 // Definition is an image definition.
 type Definition struct {

@@ -32,7 +32,7 @@ func (c Config) arguments(accel Accelerator, dir string) ([]string, error) {
 	if c.UUID != "" {
 		args = append(args, "-uuid", c.UUID)
 	}
-	for _, part := range []func(string) ([]string, error){c.firmware, c.drives, c.data} {
+	for _, part := range []func(string) ([]string, error){c.firmware, c.kernel, c.drives, c.data} {
 		more, err := part(dir)
 		if err != nil {
 			return nil, err
@@ -70,14 +70,27 @@ func (c Config) firmware(dir string) ([]string, error) {
 	return nil, fmt.Errorf("firmware %q is neither bios nor uefi", string(c.Firmware))
 }
 
+// kernel returns what QEMU is to start itself.
+func (c Config) kernel(string) ([]string, error) {
+	if c.Kernel == "" {
+		return nil, nil
+	}
+	return []string{"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", c.CommandLine}, nil
+}
+
 // drives returns the disks, the CD and the floppy drive.
 func (c Config) drives(string) ([]string, error) {
 	if c.Disk == "" {
 		return nil, errors.New("no disk")
 	}
 	var args []string
-	if c.Bus == AHCI {
+	switch c.Bus {
+	case AHCI:
 		args = append(args, "-device", "ahci,id=ahci")
+	case PVSCSI:
+		args = append(args, "-device", "pvscsi,id=scsi")
+	case SAS:
+		args = append(args, "-device", "mptsas1068,id=scsi")
 	}
 	if c.BootFloppy {
 		args = append(args, "-global", "isa-fdc.bootindexA=0")
@@ -101,8 +114,10 @@ func (c Config) drives(string) ([]string, error) {
 			device = fmt.Sprintf("ide-hd,drive=%s,bus=ide.%d,unit=%d", id, i/2, i%2)
 		case AHCI:
 			device = fmt.Sprintf("ide-hd,drive=%s,bus=ahci.%d", id, i)
+		case PVSCSI, SAS:
+			device = fmt.Sprintf("scsi-hd,drive=%s,bus=scsi.0,scsi-id=%d", id, i)
 		default:
-			return nil, fmt.Errorf("bus %q is none of virtio, ide, ahci", string(c.Bus))
+			return nil, fmt.Errorf("bus %q is none of virtio, ide, ahci, pvscsi, sas", string(c.Bus))
 		}
 		args = append(args, "-device", fmt.Sprintf("%s,bootindex=%d", device, 1+i))
 	}
@@ -149,7 +164,11 @@ func (c Config) nics() []string {
 		case n.Open:
 			netdev = "user,id=" + id
 		}
-		device := "virtio-net-pci,netdev=" + id
+		model := n.Model
+		if model == "" {
+			model = "virtio-net-pci"
+		}
+		device := model + ",netdev=" + id
 		if n.MAC != "" {
 			device += ",mac=" + n.MAC
 		}

@@ -24,6 +24,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"gridappliance/internal/sysrun"
@@ -46,29 +47,35 @@ const (
 	Virtio Bus = "virtio"
 	IDE    Bus = "ide"
 	AHCI   Bus = "ahci"
+	PVSCSI Bus = "pvscsi" // VMware's
+	SAS    Bus = "sas"    // LSI Logic's SAS1068
 )
 
-// NIC is a network card (virtio). The zero NIC is QEMU's user network, closed
+// NIC is a network card. The zero NIC is QEMU's user network, closed
 // off: the guest gets an address by DHCP and reaches nothing.
 type NIC struct {
 	Open      bool   // user network: the guest may reach what this host reaches
 	Multicast string // "230.0.0.1:4000": a hub of all machines that name it, on this host's loopback only
 	MAC       string // "" = QEMU's choice
+	Model     string // "e1000", "vmxnet3"; "" = virtio
 }
 
 // Config says which machine to start. Only Disk is needed.
 type Config struct {
-	Disk           string   // image file, raw or qcow2 by its content
+	Disk           string   // image file: raw, qcow2, vmdk or vdi by its content
 	Persistent     bool     // write to Disk; else writes are dropped at the end
 	Bus            Bus      // default Virtio; of Disk and Disks
 	Disks          []string // further images, with the same treatment
 	CDROM          string   // ISO image
 	Floppy         string   // floppy image in the drive, write-protected; "" = an empty drive
 	Firmware       Firmware // default BIOS
-	BootFloppy     bool     // try the floppy before the disk
-	Memory         int      // MiB, default 1024
-	CPUs           int      // default 2, emulated 1
-	UUID           string   // SMBIOS system UUID; "" = none (zeros)
+	Kernel         string   // started by QEMU instead of what is on the disk; with Initrd and CommandLine
+	Initrd         string
+	CommandLine    string
+	BootFloppy     bool   // try the floppy before the disk
+	Memory         int    // MiB, default 1024
+	CPUs           int    // default 2, emulated 1
+	UUID           string // SMBIOS system UUID; "" = none (zeros)
 	Clock          time.Time
 	SMBIOS         []string          // OEM strings (type 11), each at most 64 KiB
 	FirmwareConfig map[string][]byte // fw_cfg items by name, "opt/..."
@@ -178,19 +185,28 @@ func (m *Machine) EjectFloppy() error {
 	return m.command("eject", map[string]any{"id": floppyDevice, "force": true})
 }
 
-// imageFormat returns "qcow2" or "raw", by the file's first bytes.
+// magics are the forms of disks with what stands in their first sector.
+var magics = []struct {
+	format string
+	offset int
+	magic  string
+}{{"qcow2", 0, "QFI\xfb"}, {"vmdk", 0, "KDMV"}, {"vdi", 64, "\x7f\x10\xda\xbe"}}
+
+// imageFormat returns QEMU's name for the form of a disk, by its content.
 func imageFormat(path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	var magic [4]byte
-	if _, err := io.ReadFull(f, magic[:]); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+	var head [512]byte
+	if _, err := io.ReadFull(f, head[:]); err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		return "", fmt.Errorf("read %s: %w", path, err)
 	}
-	if string(magic[:]) == "QFI\xfb" {
-		return "qcow2", nil
+	for _, m := range magics {
+		if strings.HasPrefix(string(head[m.offset:]), m.magic) {
+			return m.format, nil
+		}
 	}
 	return "raw", nil
 }

@@ -53,7 +53,7 @@ func start(t *testing.T, ctx context.Context, c Config) *Machine {
 
 // TestMachine boots a real machine, with the disk on every bus.
 func TestMachine(t *testing.T) {
-	for _, bus := range []Bus{Virtio, IDE, AHCI} {
+	for _, bus := range []Bus{Virtio, IDE, AHCI, PVSCSI, SAS} {
 		t.Run(string(bus), func(t *testing.T) {
 			var live bytes.Buffer
 			m := start(t, t.Context(), Config{Disk: hello(t), Disks: []string{hello(t)}, Bus: bus, Memory: 64, Live: &live,
@@ -155,7 +155,8 @@ func TestArguments(t *testing.T) {
 	dir := t.TempDir()
 	raw := filepath.Join(dir, "a.raw")
 	qcow := filepath.Join(dir, "b,c.qcow2")
-	for path, content := range map[string]string{raw: "x", qcow: "QFI\xfb\x00\x00\x00\x03"} {
+	vmdk, vdi := filepath.Join(dir, "d.vmdk"), filepath.Join(dir, "e.vdi")
+	for path, content := range map[string]string{vmdk: "KDMV", vdi: strings.Repeat("x", 64) + "\x7f\x10\xda\xbe", raw: "x", qcow: "QFI\xfb\x00\x00\x00\x03"} {
 		if err := os.WriteFile(path, []byte(content), 0o666); err != nil {
 			t.Fatal(err)
 		}
@@ -165,6 +166,8 @@ func TestArguments(t *testing.T) {
 		c     Config
 	}{
 		"default": {TCG, Config{Disk: raw}},
+		"kernel":  {TCG, Config{Disk: vmdk, Kernel: "vmlinuz", Initrd: "initrd.img", CommandLine: "console=hvc0 quiet", Bus: PVSCSI, NICs: []NIC{{Model: "vmxnet3"}}}},
+		"sas":     {TCG, Config{Disk: vdi, Bus: SAS}},
 		"full": {KVM, Config{Disk: qcow, Persistent: true, Bus: AHCI, Disks: []string{raw}, CDROM: "cd.iso", Floppy: "f.img",
 			BootFloppy: true, Memory: 512, CPUs: 1, UUID: "u", Clock: time.Date(2001, 2, 3, 4, 5, 6, 0, time.UTC),
 			SMBIOS: []string{"s"}, FirmwareConfig: map[string][]byte{"opt/b": nil, "opt/a": nil},

@@ -48,7 +48,7 @@ var rules = []rule{
 }
 
 // pure packages are handed events and the time and answer with values.
-var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
+var pure = []string{"builder/plan", "builder/descriptor", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
 	"overlayd/nodeid", "overlayd/wire", "overlayd/core", "overlayd/ring", "overlayd/piece", "overlayd/dht", "overlayd/gossip",
 	"overlayd/session", "overlayd/link", "overlayd/relay", "overlayd/lease"}
 
@@ -56,7 +56,7 @@ var pure = []string{"builder/plan", "firstboot/plan", "firstboot/watch", "condor
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "overlayd/sim", "overlayd/sim/scenario"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario"}
 
 // pkg is one package folder of the repository.
 type pkg struct {

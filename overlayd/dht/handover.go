@@ -62,7 +62,7 @@ func (m *Machine) handOver(now time.Time) {
 
 // compare queues an offer for each replica that has not confirmed a record, and
 // marks the records whose replica this node no longer is.
-func (m *Machine) compare(nodes []known) {
+func (m *Machine) compare(nodes []wire.Replica) {
 	if !m.rules.handover {
 		return
 	}
@@ -119,7 +119,7 @@ func (o offer) failed(m *Machine, now time.Time, _ *rpc) {
 // records along with the offers as far as one piece holds them.
 func (m *Machine) leave(now time.Time) {
 	m.handover.offers = nil
-	m.compare(learn(nil, m.near, maxNear))
+	m.compare(m.near)
 	for _, o := range m.handover.offers {
 		var first *wire.Piece
 		if i, found := m.store.find(o.key, o.owner); found {

@@ -14,27 +14,31 @@ const (
 	maxLookups = 256
 	maxCached  = 512
 	lookupTime = 4 * time.Second
+	maxAsked   = 32 // nodes asked by one lookup
 )
 
 // lookup finds the records of a name.
 //
-//	start ──> READING: three points, then replicas until three have answered;
-//	            │      of witnessed kinds also a majority of the witnesses
-//	            ├──> CHECKING: records and chains that may be the newest come in
-//	            └──────┴──> Result, after 4 s at the latest with what there is
+//	start ──> READING: the key and the points beside it, then replicas, until of
+//	            │  ▲   each list three have answered; of witnessed kinds also a
+//	            │  │   majority of the witnesses
+//	            ├──┴── once, from points further away, when nothing was found or
+//	            │      fewer than three places have answered
+//	            ├────> CHECKING: records and chains that may be the newest come in
+//	            └────────┴──> Result, after 4 s at the latest with what there is
 type lookup struct {
 	id   uint64
 	name Name
 	key  nodeid.ID
 	end  time.Time
 
-	met        []known
-	asked      []nodeid.ID // exactly, each once
+	view       view        // lists from the places that were asked
+	asked      []nodeid.ID // nodes, each once
 	answers    []nodeid.ID
 	points     int // requests to places that are not answered
 	waiting    []nodeid.ID
+	again      bool // the second round has begun
 	candidates []*candidate
-	over       bool
 }
 
 type cached struct {
@@ -63,13 +67,9 @@ func (m *Machine) lookup(now time.Time, e Lookup) {
 		return
 	}
 	key := e.Name.Key()
-	l := &lookup{id: e.ID, name: e.Name, key: key, end: now.Add(lookupTime), met: m.neighbourhoodOf(key)}
+	l := &lookup{id: e.ID, name: e.Name, key: key, end: now.Add(lookupTime), view: m.ownView(key)}
 	m.lookups = append(m.lookups, l)
-	for _, point := range m.points(key) {
-		if m.call(now, wire.Target{ID: point}, wire.Get{Key: key}, l) {
-			l.points++
-		}
-	}
+	l.look(m, now, append(m.points(key, aside), key))
 	if e.Kind.Witnessed() {
 		for _, w := range m.witnesses(key) {
 			l.ask(m, now, w)
@@ -78,9 +78,18 @@ func (m *Machine) lookup(now time.Time, e Lookup) {
 	l.advance(m, now)
 }
 
+// look asks whoever is nearest to some places.
+func (l *lookup) look(m *Machine, now time.Time, places []nodeid.ID) {
+	for _, place := range places {
+		if m.call(now, wire.Target{ID: place}, wire.Get{Key: l.key}, l) {
+			l.points++
+		}
+	}
+}
+
 // ask asks one node, once.
 func (l *lookup) ask(m *Machine, now time.Time, id nodeid.ID) {
-	if slices.Contains(l.asked, id) || len(l.asked) >= maxMet {
+	if slices.Contains(l.asked, id) || len(l.asked) >= maxAsked {
 		return
 	}
 	l.asked = append(l.asked, id)
@@ -92,13 +101,15 @@ func (l *lookup) ask(m *Machine, now time.Time, id nodeid.ID) {
 func (l *lookup) answered(m *Machine, now time.Time, r *rpc, src nodeid.ID, answer wire.Message) {
 	l.settle(r)
 	records := answer.(wire.Records)
-	if !slices.Contains(l.answers, src) && len(l.answers) < maxMet {
+	if !slices.Contains(l.answers, src) && len(l.answers) < maxAsked {
 		l.answers = append(l.answers, src)
 	}
-	if !slices.Contains(l.asked, src) && len(l.asked) < maxMet {
+	if !slices.Contains(l.asked, src) && len(l.asked) < maxAsked {
 		l.asked = append(l.asked, src)
 	}
-	l.met = learn(l.met, records.Replicas, maxMet)
+	if !r.to.Exact {
+		l.view.add(src, records.Replicas)
+	}
 	for _, s := range records.Records {
 		l.named(m, now, s, src, records.Piece)
 	}
@@ -149,44 +160,50 @@ func (l *lookup) named(m *Machine, now time.Time, s wire.Stored, src nodeid.ID, 
 	m.begin(now, c, p)
 }
 
-// advance asks further replicas until enough have answered.
+// advance asks further replicas until enough of each list are asked.
 func (l *lookup) advance(m *Machine, now time.Time) {
-	if len(l.answers) == 0 && l.points > 0 {
-		return
-	}
-	replicas := m.choose(l.key, l.met)
-	enough := min(m.rules.readers, len(replicas))
-	n := 0
-	for _, id := range replicas {
-		if slices.Contains(l.answers, id) || slices.Contains(l.waiting, id) {
-			n++
-		}
-	}
-	for _, id := range replicas {
-		if n >= enough {
-			break
-		}
-		if !slices.Contains(l.asked, id) {
-			l.ask(m, now, id)
-			n++
+	for _, list := range l.view.lists {
+		replicas := m.choose(l.key, list)
+		n := answered(replicas, l.answers) + answered(replicas, l.waiting)
+		for _, id := range replicas {
+			if n < m.rules.readers && !slices.Contains(l.asked, id) {
+				l.ask(m, now, id)
+				n++
+			}
 		}
 	}
 }
 
-// read says whether enough nodes have answered.
+// read says whether enough nodes have answered: of each list, and at least two
+// lists that are long enough. When nobody is left to answer, enough have.
 func (l *lookup) read(m *Machine) bool {
 	if l.points == 0 && len(l.waiting) == 0 {
 		return true
 	}
-	replicas := m.choose(l.key, l.met)
-	if answered(replicas, l.answers) < min(m.rules.readers, len(replicas)) || len(l.answers) == 0 || l.points > 1 {
+	long := 0
+	for _, list := range l.view.lists {
+		replicas := m.choose(l.key, list)
+		if answered(replicas, l.answers) < min(m.rules.readers, len(replicas)) {
+			return false
+		}
+		if len(replicas) >= m.rules.readers {
+			long++
+		}
+	}
+	if w := m.witnesses(l.key); l.name.Kind.Witnessed() && 2*answered(w, l.answers) <= len(w) {
 		return false
 	}
-	if l.name.Kind.Witnessed() {
-		w := m.witnesses(l.key)
-		return 2*answered(w, l.answers) > len(w) || len(w) == 0
+	return long >= 2 && l.points <= 1
+}
+
+// secondRound begins once, if what was read so far may be one liar's word.
+func (l *lookup) secondRound(m *Machine, now time.Time, found bool) bool {
+	if l.again || found && len(l.view.lists) >= 3 || m.rules.readers < 2 {
+		return false
 	}
-	return true
+	l.again = true
+	l.look(m, now, m.points(l.key, further))
+	return l.points > 0
 }
 
 func answered(of, answers []nodeid.ID) int {
@@ -232,6 +249,9 @@ func (m *Machine) endLookups(now time.Time) {
 	for _, l := range slices.Clone(m.lookups) {
 		best, open := l.best()
 		if now.Before(l.end) && (!l.read(m) || open) {
+			continue
+		}
+		if now.Before(l.end) && l.secondRound(m, now, len(best) > 0) {
 			continue
 		}
 		result := Result{ID: l.id, Name: l.name, Asked: len(l.answers)}

@@ -12,7 +12,6 @@ import (
 // Implementation: tunable.
 const (
 	maxPublications = HolderRecords
-	maxMet          = 32 // nodes near a key that one operation remembers
 	soon            = 5 * time.Second
 )
 
@@ -34,7 +33,7 @@ type publication struct {
 	again     bool // it changed while it was busy
 	withdrawn bool
 
-	met     []known
+	view    view
 	waiting int // requests not answered
 	putting bool
 	asked   int // replicas and witnesses it is put to
@@ -104,22 +103,15 @@ func (m *Machine) republish(now time.Time) {
 			continue
 		}
 		p.busy, p.again, p.putting, p.next = true, false, false, time.Time{}
-		p.met, p.waiting, p.asked, p.copies = m.neighbourhoodOf(p.record.Key()), 0, 0, 0
-		for _, point := range m.points(p.record.Key()) {
-			if m.call(now, wire.Target{ID: point}, wire.Get{Key: p.record.Key(), Flags: wire.GetNear}, p) {
+		key := p.record.Key()
+		p.view, p.waiting, p.asked, p.copies = m.ownView(key), 0, 0, 0
+		for _, point := range append(m.points(key, aside), key) {
+			if m.call(now, wire.Target{ID: point}, wire.Get{Key: key, Flags: wire.GetNear}, p) {
 				p.waiting++
 			}
 		}
 		m.proceed(now, p)
 	}
-}
-
-// neighbourhoodOf is what this node itself knows about the place of a key.
-func (m *Machine) neighbourhoodOf(key nodeid.ID) []known {
-	if len(m.near) < 2*Replicas || m.within(key) {
-		return m.neighbourhood()
-	}
-	return nil
 }
 
 func (m *Machine) sign(now time.Time, p *publication) error {
@@ -136,11 +128,11 @@ func (m *Machine) sign(now time.Time, p *publication) error {
 	return nil
 }
 
-func (p *publication) answered(m *Machine, now time.Time, _ *rpc, _ nodeid.ID, answer wire.Message) {
+func (p *publication) answered(m *Machine, now time.Time, _ *rpc, src nodeid.ID, answer wire.Message) {
 	p.waiting--
 	switch a := answer.(type) {
 	case wire.Records:
-		p.met = learn(p.met, a.Replicas, maxMet)
+		p.view.add(src, a.Replicas)
 	case wire.PutAnswer:
 		if a.Status == wire.PutStored || a.Status == wire.PutHave && a.Seq == p.seq {
 			p.copies++
@@ -167,7 +159,7 @@ func (m *Machine) proceed(now time.Time, p *publication) {
 		p.putting = true
 		first := p.object.Cut(0)
 		msg := wire.Put{Key: p.record.Key(), Stored: storedOf(p.record, p.object, p.lifetime), Piece: &first}
-		for _, to := range m.holders(p.record.Key(), p.name.Kind, p.met) {
+		for _, to := range m.holders(p.record.Key(), p.name.Kind, p.view) {
 			if m.call(now, wire.Target{ID: to, Exact: true}, msg, p) {
 				p.waiting++
 				p.asked++
@@ -178,7 +170,7 @@ func (m *Machine) proceed(now time.Time, p *publication) {
 		}
 	}
 	m.do(Published{p.name, p.seq, p.copies})
-	p.busy, p.met = false, nil
+	p.busy, p.view = false, view{}
 	half := p.lifetime / 2
 	switch {
 	case p.again:
@@ -192,16 +184,26 @@ func (m *Machine) proceed(now time.Time, p *publication) {
 	}
 }
 
-// holders returns who is to have a record: the replicas of its key, and its
-// witnesses if the grid depends on it.
-func (m *Machine) holders(key nodeid.ID, kind Kind, met []known) []nodeid.ID {
-	all := m.choose(key, met)
-	if kind.Witnessed() {
-		for _, w := range m.witnesses(key) {
-			if !slices.Contains(all, w) {
-				all = append(all, w)
+// holders returns who is to have a record: the replicas of its key by all lists
+// together; the first three by each list, so that a list of lies displaces
+// nobody; and its witnesses if the grid depends on it. Without lies these are
+// five nodes, or few more where lists end near the key.
+func (m *Machine) holders(key nodeid.ID, kind Kind, v view) []nodeid.ID {
+	var all []nodeid.ID
+	add := func(ids []nodeid.ID) {
+		for _, id := range ids {
+			if !slices.Contains(all, id) {
+				all = append(all, id)
 			}
 		}
+	}
+	add(m.choose(key, v.merged()))
+	for _, list := range v.lists {
+		replicas := m.choose(key, list)
+		add(replicas[:min(m.rules.readers, len(replicas))])
+	}
+	if kind.Witnessed() {
+		add(m.witnesses(key))
 	}
 	return all
 }

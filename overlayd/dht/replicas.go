@@ -15,40 +15,24 @@ const (
 	Replicas = 5
 )
 
-// maxNear bounds what is kept of the neighbourhood. Implementation.
-const maxNear = 64
+// Implementation: tunable.
+const (
+	maxNear  = 64 // nodes kept of the neighbourhood
+	maxLists = 6  // of a view
+	aside    = 2  // distances of two nodes from the key to the points beside it
+	further  = 4  // and in the second round
+)
 
-// known is a node near a key as others describe it.
-type known struct {
-	wire.Replica
-	disputed bool // two holders were said of it
-}
-
-// learn adds nodes to a list of at most limit, and marks those of whom another
-// holder is said.
-func learn(list []known, nodes []wire.Replica, limit int) []known {
-	for _, n := range nodes {
-		i := slices.IndexFunc(list, func(k known) bool { return k.ID == n.ID })
-		switch {
-		case i >= 0:
-			list[i].disputed = list[i].disputed || list[i].Holder != n.Holder
-		case len(list) < limit:
-			list = append(list, known{Replica: n})
-		}
-	}
-	return list
-}
-
-// choose returns the replicas of a key among the nodes, at most Replicas: the
-// nearest, one of each holder; where there are too few holders, also the
-// nearest others, which count last.
-func (m *Machine) choose(key nodeid.ID, nodes []known) []nodeid.ID {
-	nodes = slices.Clone(nodes)
-	slices.SortFunc(nodes, func(a, b known) int { return nearer(key, a.ID, b.ID) })
+// choose returns the replicas of a key among the nodes of one list, at most
+// Replicas: the nearest, one of each holder; where there are too few holders,
+// also the nearest others, which count last.
+func (m *Machine) choose(key nodeid.ID, list []wire.Replica) []nodeid.ID {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b wire.Replica) int { return nearer(key, a.ID, b.ID) })
 	var chosen, rest []nodeid.ID
 	var holders []wire.Holder
-	for _, n := range nodes {
-		if m.rules.perHolder && (n.disputed || slices.Contains(holders, n.Holder)) {
+	for _, n := range list {
+		if m.rules.perHolder && slices.Contains(holders, n.Holder) {
 			rest = append(rest, n.ID)
 			continue
 		}
@@ -56,6 +40,36 @@ func (m *Machine) choose(key nodeid.ID, nodes []known) []nodeid.ID {
 	}
 	chosen = append(chosen, rest...)
 	return chosen[:min(Replicas, len(chosen))]
+}
+
+// view is what several nodes have said about the neighbourhood of a key, each
+// in a list of its own: a liar spoils its own list and no other.
+type view struct {
+	from  []nodeid.ID
+	lists [][]wire.Replica
+}
+
+func (v *view) add(from nodeid.ID, list []wire.Replica) {
+	if !slices.Contains(v.from, from) && len(v.from) < maxLists {
+		v.from, v.lists = append(v.from, from), append(v.lists, list)
+	}
+}
+
+// merged returns all lists as one. Nodes of whom two holders are said count
+// together as one holder's.
+func (v *view) merged() []wire.Replica {
+	var all []wire.Replica
+	for _, list := range v.lists {
+		for _, n := range list {
+			i := slices.IndexFunc(all, func(o wire.Replica) bool { return o.ID == n.ID })
+			if i < 0 {
+				all = append(all, n)
+			} else if all[i].Holder != n.Holder {
+				all[i].Holder = wire.Holder{}
+			}
+		}
+	}
+	return all
 }
 
 // nearer orders IDs by their distance to a key.
@@ -67,13 +81,22 @@ func nearer(key, a, b nodeid.ID) int {
 }
 
 // neighbourhood is this node and those around it.
-func (m *Machine) neighbourhood() []known {
-	return learn(learn(nil, []wire.Replica{{ID: m.cfg.Self, Holder: m.cfg.Holder}}, 1), m.near, 1+maxNear)
+func (m *Machine) neighbourhood() []wire.Replica {
+	return append([]wire.Replica{{ID: m.cfg.Self, Holder: m.cfg.Holder}}, m.near...)
+}
+
+// ownView begins a view with what this node itself knows about the place of a
+// key, if it is near.
+func (m *Machine) ownView(key nodeid.ID) (v view) {
+	if len(m.near) > 0 && m.within(key) {
+		v.add(m.cfg.Self, m.neighbourhood())
+	}
+	return v
 }
 
 // nearest returns the nodes that this one tells of a key.
 func (m *Machine) nearest(key nodeid.ID) []wire.Replica {
-	nodes := append(slices.Clone(m.near), wire.Replica{ID: m.cfg.Self, Holder: m.cfg.Holder})
+	nodes := m.neighbourhood()
 	slices.SortFunc(nodes, func(a, b wire.Replica) int { return nearer(key, a.ID, b.ID) })
 	return nodes[:min(wire.MaxReplicas, len(nodes))]
 }
@@ -117,19 +140,18 @@ func (m *Machine) witnesses(key nodeid.ID) []nodeid.ID {
 	return w[:min(Replicas, len(w))]
 }
 
-// points returns three places around a key: the key, and one on either side, at
-// three times the distance of two nodes, so that three different nodes near the
-// key are met.
-func (m *Machine) points(key nodeid.ID) []nodeid.ID {
+// points returns places on either side of a key, at some times the distance of
+// two nodes, so that several nodes near the key are met.
+func (m *Machine) points(key nodeid.ID, times uint64) []nodeid.ID {
 	if len(m.near) < 3 {
-		return []nodeid.ID{key}
+		return nil
 	}
-	var span uint64
+	var span uint64 // of both sides together: twice the farther
 	for _, n := range m.near {
-		span = max(span, top(nodeid.Distance(m.cfg.Self, n.ID)))
+		span = max(span, 2*min(top(nodeid.Distance(m.cfg.Self, n.ID)), 1<<62))
 	}
-	aside := 3 * (2 * span / uint64(len(m.near)))
-	return []nodeid.ID{key, shift(key, aside), shift(key, -aside)}
+	by := times * (span / uint64(len(m.near)))
+	return []nodeid.ID{shift(key, by), shift(key, -by)}
 }
 
 func top(id nodeid.ID) uint64 { return binary.BigEndian.Uint64(id[:]) }

@@ -15,14 +15,14 @@ func TestPublishAndLookup(t *testing.T) {
 	name := service("web")
 	n.handle(n.nodes[3], Publish{Name: name, Value: []byte("one")})
 	n.run(3 * time.Second)
-	if got := len(n.stores(name)); got != Replicas {
-		t.Errorf("%d nodes store the record, want %d", got, Replicas)
+	if got := len(n.stores(name)); got < Replicas || got > Replicas+3 {
+		t.Errorf("%d nodes store the record, want %d or few more", got, Replicas)
 	}
 	holders := map[any]bool{}
 	for _, m := range n.stores(name) {
 		holders[m.holder] = true
 	}
-	if len(holders) != Replicas {
+	if len(holders) < Replicas {
 		t.Errorf("they belong to %d holders, want %d", len(holders), Replicas)
 	}
 	begin := n.now
@@ -212,26 +212,30 @@ func must[T any](v T, err error) T {
 }
 
 func TestOneReplicaPerHolder(t *testing.T) {
-	n := newNetwork(t, 7)
-	n.build(30, 30)
-	name := service("web")
-	key := name.Key()
-	for i := range byte(6) { // ground IDs next to the key
-		id := key
-		id[nodeid.Size-1] ^= i + 1
-		n.add(id, 99, nil)
-	}
-	n.run(10 * time.Second)
-	n.handle(n.nodes[0], Publish{Name: name, Value: []byte("x")})
-	n.run(5 * time.Second)
-	ground := 0
-	stores := n.stores(name)
-	for _, m := range stores {
-		if m.holder == n.nodes[30].holder {
-			ground++
+	ground := func(r *rules) (ground, all int) {
+		n := newNetwork(t, 7)
+		n.rules = r
+		n.build(30, 30)
+		name := service("web")
+		for i := range byte(6) { // ground IDs next to the key
+			id := name.Key()
+			id[nodeid.Size-1] ^= i + 1
+			n.add(id, 99, nil)
 		}
+		n.run(10 * time.Second)
+		n.handle(n.nodes[0], Publish{Name: name, Value: []byte("x")})
+		n.run(5 * time.Second)
+		for _, m := range n.stores(name) {
+			if all++; m.holder == n.nodes[30].holder {
+				ground++
+			}
+		}
+		return ground, all
 	}
-	if ground != 1 || len(stores) != Replicas {
-		t.Errorf("%d of %d replicas are of one holder", ground, len(stores))
+	if got, all := ground(nil); got != 1 || all < Replicas {
+		t.Errorf("%d of %d replicas are of one holder", got, all)
+	}
+	if got, _ := ground(&rules{perHolder: false, handover: true, readers: 3}); got < Replicas {
+		t.Errorf("mutant that counts by node: only %d replicas of one holder, so the test tests nothing", got)
 	}
 }

@@ -43,8 +43,9 @@ type (
 
 	// Datagram is one of the underlay for which session.Ours is true.
 	Datagram struct {
-		From netip.AddrPort
-		Data []byte
+		From   netip.AddrPort
+		Socket uint16 // 0: the usual one; else as in SendDatagram
+		Data   []byte
 	}
 
 	// Routed is the body of a payload of wire.TypeSession that the ring
@@ -103,11 +104,17 @@ func (Tick) event()      {}
 type Action interface{ action() }
 
 type (
-	// SendDatagram is for the underlay. The receiver owns Data.
+	// SendDatagram is for the underlay. The receiver owns Data. Socket 0 is
+	// the usual one; 1 to 256 are opened, on any port, when they are first
+	// used.
 	SendDatagram struct {
-		To   netip.AddrPort
-		Data []byte
+		To     netip.AddrPort
+		Socket uint16
+		Data   []byte
 	}
+
+	// CloseSockets closes all sockets but the usual one and those in Keep.
+	CloseSockets struct{ Keep []uint16 }
 
 	// RouteSession is a payload of wire.TypeSession for the ring, at most
 	// wire.MaxPayload.
@@ -179,6 +186,7 @@ type (
 )
 
 func (SendDatagram) action() {}
+func (CloseSockets) action() {}
 func (RouteSession) action() {}
 func (Up) action()           {}
 func (Down) action()         {}

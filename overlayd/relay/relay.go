@@ -1,5 +1,27 @@
 // Package relay carries datagrams between two peers that cannot reach each
 // other, within budgets.
+//
+//	A ──ask B──> relay               A ══ channel 3 ══> relay ══ channel 7 ══> B
+//	A <─answer 3─ relay ──new A, 7──> B     the mark of each hop is checked and made
+//	                                        by the link sessions' keys: package session
+//
+// A channel is a number of one link, given by the relay; a pair of channels
+// joins two links. Both links are established sessions, so both ends have
+// proven who they are, and the bytes are counted to the sender's holder: all
+// nodes of one holder share its budget. What a relay carries it can neither
+// read nor change.
+//
+// Budgets: a holder whose node is of this node's namespace is not limited; for
+// others it is what the holder's certificate says, 100 Mbit/s unless told
+// otherwise, and together at most 400.
+//
+// Invariants: nothing is forwarded without a channel, none is made without two
+// links, and the tables have constant bounds: 64 channels of a link, 4,096 in
+// all. Forward allocates nothing.
+//
+// Concurrency: Machine is not safe for concurrent use.
+//
+// Sources: TRUST.md "Relays, records, abuse"; research/overlay.md §3.2 (6).
 package relay
 
 import (
@@ -7,6 +29,17 @@ import (
 
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/wire"
+)
+
+// Implementation.
+const (
+	maxPerLink  = 64   // channels
+	maxChannels = 4096 // of all links: two of each pair
+	burst       = 250 * time.Millisecond
+	totalMbit   = 400 // for all other namespaces together
+	idle        = 5 * time.Minute
+	askEvery    = 100 * time.Millisecond // of one link, on average
+	askBurst    = 32
 )
 
 // Config is what a machine is made of.
@@ -51,24 +84,267 @@ type Send struct {
 	wire.Relay
 }
 
+// Counters counts what happened since the machine was made.
+type Counters struct {
+	Channels, Refused, Closed uint64
+	Datagrams, Bytes          uint64 // forwarded
+	NoChannel, OverBudget     uint64 // datagrams dropped
+}
+
+// link is one peer's end.
+type link struct {
+	LinkUp
+	channels map[uint16]*channel
+	last     uint16 // number given last
+	asks     bucket
+}
+
+// channel is one end's number, and the other end.
+type channel struct {
+	number uint16
+	owner  *link
+	other  *channel
+	used   time.Time
+}
+
 // Machine is what one node relays.
 type Machine struct {
-	cfg Config
+	cfg      Config
+	links    map[nodeid.ID]*link
+	order    []*channel // pairs by the age of their making: the first end of each
+	budgets  map[wire.Holder]*bucket
+	holders  []wire.Holder // of budgets, by age
+	total    bucket
+	counters Counters
+	actions  []Send
 }
 
 // New returns a machine that relays nothing yet.
-func New(cfg Config) *Machine { return &Machine{cfg: cfg} }
+func New(cfg Config) *Machine {
+	return &Machine{cfg: cfg, links: map[nodeid.ID]*link{}, budgets: map[wire.Holder]*bucket{}, total: newBucket(totalMbit)}
+}
 
 // Handle takes one event and returns what to send; the slice is reused by the
 // next call.
-func (m *Machine) Handle(now time.Time, e Event) []Send { return nil }
+func (m *Machine) Handle(now time.Time, e Event) []Send {
+	m.actions = m.actions[:0]
+	switch e := e.(type) {
+	case LinkUp:
+		if l := m.links[e.ID]; l != nil {
+			l.LinkUp = e // a new certificate
+			return nil
+		}
+		m.links[e.ID] = &link{LinkUp: e, channels: map[uint16]*channel{}, asks: bucket{rate: float64(time.Second / askEvery), burst: askBurst, left: askBurst}}
+	case LinkDown:
+		m.linkDown(e.ID)
+	case Message:
+		m.message(now, e)
+	case Tick:
+		m.expire(now)
+	}
+	return m.actions
+}
 
 // NextDeadline is when Tick is due; zero: never.
-func (m *Machine) NextDeadline() time.Time { return time.Time{} }
+func (m *Machine) NextDeadline() time.Time {
+	var next time.Time
+	for _, c := range m.order {
+		if t := c.lastUse().Add(idle); next.IsZero() || t.Before(next) {
+			next = t
+		}
+	}
+	return next
+}
+
+// Counters returns what happened so far.
+func (m *Machine) Counters() Counters { return m.counters }
+
+// Channels returns how many pairs of channels there are.
+func (m *Machine) Channels() int { return len(m.order) }
+
+func (m *Machine) send(to nodeid.ID, op wire.RelayOp, channel uint16, peer nodeid.ID) {
+	m.actions = append(m.actions, Send{to, wire.Relay{Op: op, Channel: channel, Peer: peer}})
+}
+
+func (m *Machine) message(now time.Time, e Message) {
+	from := m.links[e.From]
+	if from == nil {
+		return
+	}
+	switch e.Op {
+	case wire.RelayAsk:
+		m.ask(now, from, e.Peer)
+	case wire.RelayClose:
+		if c := from.channels[e.Channel]; c != nil {
+			m.send(c.other.owner.ID, wire.RelayClose, c.other.number, from.ID)
+			m.remove(c)
+		}
+	}
+}
+
+// ask gives a channel to a peer of ours; the same one when there is one.
+func (m *Machine) ask(now time.Time, from *link, peer nodeid.ID) {
+	if !from.asks.take(now, 1) {
+		m.counters.Refused++
+		return // not even an answer: it asks too often
+	}
+	to := m.links[peer]
+	if c := from.to(peer); c != nil {
+		m.send(from.ID, wire.RelayAnswer, c.number, peer)
+		m.send(peer, wire.RelayNew, c.other.number, from.ID)
+		return
+	}
+	if to == nil || to == from || len(from.channels) >= maxPerLink || len(to.channels) >= maxPerLink || 2*len(m.order) >= maxChannels {
+		m.counters.Refused++
+		m.send(from.ID, wire.RelayAnswer, 0, peer)
+		return
+	}
+	a, b := from.add(now), to.add(now)
+	a.other, b.other = b, a
+	m.order = append(m.order, a)
+	m.counters.Channels++
+	m.send(from.ID, wire.RelayAnswer, a.number, peer)
+	m.send(peer, wire.RelayNew, b.number, from.ID)
+}
+
+// to returns the channel to a peer, or nil.
+func (l *link) to(peer nodeid.ID) *channel {
+	for _, c := range l.channels {
+		if c.other.owner.ID == peer {
+			return c // there is one at most
+		}
+	}
+	return nil
+}
+
+// add makes an end with a number that is not in use.
+func (l *link) add(now time.Time) *channel {
+	for {
+		if l.last++; l.last != 0 && l.channels[l.last] == nil {
+			c := &channel{number: l.last, owner: l, used: now}
+			l.channels[l.last] = c
+			return c
+		}
+	}
+}
+
+func (c *channel) lastUse() time.Time {
+	if c.other.used.After(c.used) {
+		return c.other.used
+	}
+	return c.used
+}
+
+func (m *Machine) remove(c *channel) {
+	delete(c.owner.channels, c.number)
+	delete(c.other.owner.channels, c.other.number)
+	kept := m.order[:0]
+	for _, x := range m.order {
+		if x != c && x != c.other {
+			kept = append(kept, x)
+		}
+	}
+	m.order = kept
+	m.counters.Closed++
+}
+
+// linkDown closes what a peer had, and tells the other ends.
+func (m *Machine) linkDown(id nodeid.ID) {
+	l := m.links[id]
+	if l == nil {
+		return
+	}
+	delete(m.links, id)
+	for _, c := range append([]*channel{}, m.order...) {
+		switch l {
+		case c.owner:
+			m.send(c.other.owner.ID, wire.RelayClose, c.other.number, id)
+			m.remove(c)
+		case c.other.owner:
+			m.send(c.owner.ID, wire.RelayClose, c.number, id)
+			m.remove(c)
+		}
+	}
+}
+
+// expire closes what has carried nothing for five minutes.
+func (m *Machine) expire(now time.Time) {
+	for _, c := range append([]*channel{}, m.order...) {
+		if now.Sub(c.lastUse()) >= idle {
+			m.send(c.owner.ID, wire.RelayClose, c.number, c.other.owner.ID)
+			m.send(c.other.owner.ID, wire.RelayClose, c.other.number, c.owner.ID)
+			m.remove(c)
+		}
+	}
+}
 
 // Forward says where a datagram of so many bytes, whose mark was right, goes:
-// to which peer and which of its channels. It allocates nothing. What is not
-// forwarded is counted.
+// to which peer and which of its channels. It allocates nothing but a holder's
+// first budget. What is not forwarded is counted.
 func (m *Machine) Forward(now time.Time, from nodeid.ID, channel uint16, size int) (to nodeid.ID, out uint16, ok bool) {
-	return nodeid.ID{}, 0, false
+	l := m.links[from]
+	if l == nil || l.channels[channel] == nil {
+		m.counters.NoChannel++
+		return nodeid.ID{}, 0, false
+	}
+	c := l.channels[channel]
+	if l.Namespace != m.cfg.Namespace {
+		bits := float64(8 * size)
+		if !m.budget(l).take(now, bits) || !m.total.take(now, bits) {
+			m.counters.OverBudget++
+			return nodeid.ID{}, 0, false
+		}
+	}
+	c.used = now
+	m.counters.Datagrams++
+	m.counters.Bytes += uint64(size)
+	return c.other.owner.ID, c.other.number, true
+}
+
+// budget is the bucket of a link's holder.
+func (m *Machine) budget(l *link) *bucket {
+	b := m.budgets[l.Holder]
+	if b == nil {
+		if len(m.holders) == maxChannels {
+			delete(m.budgets, m.holders[0])
+			m.holders = append(m.holders[:0], m.holders[1:]...)
+		}
+		made := newBucket(l.Mbit)
+		b = &made
+		m.budgets[l.Holder] = b
+		m.holders = append(m.holders, l.Holder)
+	}
+	b.resize(l.Mbit)
+	return b
+}
+
+// bucket lets so much a second through, and what has not been used of a burst.
+type bucket struct {
+	rate, burst, left float64
+	since             time.Time
+}
+
+func newBucket(mbit int) bucket {
+	rate := float64(mbit) * 1e6
+	return bucket{rate: rate, burst: rate * burst.Seconds(), left: rate * burst.Seconds()}
+}
+
+// resize follows a certificate that allows more or less.
+func (b *bucket) resize(mbit int) {
+	if rate := float64(mbit) * 1e6; rate != b.rate {
+		b.rate, b.burst = rate, rate*burst.Seconds()
+		b.left = min(b.left, b.burst)
+	}
+}
+
+func (b *bucket) take(now time.Time, n float64) bool {
+	if !b.since.IsZero() {
+		b.left = min(b.burst, b.left+b.rate*now.Sub(b.since).Seconds())
+	}
+	b.since = now
+	if b.left < n {
+		return false
+	}
+	b.left -= n
+	return true
 }

@@ -25,7 +25,8 @@ func TestTheDataPathAllocatesNothing(t *testing.T) {
 		sealer, keys := a.up.Keys().Sealer(1), b.up.Keys()
 		buf := make([]byte, Overhead+1200)
 		marked := make([]byte, RelaySize+1200)
-		marker, checker := a.up.Keys().Marker(), b.up.Keys().Checker()
+		var marker Marker
+		var checker Checker
 		run := func() {
 			if err := sealer.Seal(buf, 3, 45); err != nil {
 				t.Fatal(err)
@@ -33,10 +34,10 @@ func TestTheDataPathAllocatesNothing(t *testing.T) {
 			if o, _, err := keys.Open(buf); err != nil || o.Index != 3 || o.Total != 45 || len(o.Plain) != 1200 {
 				t.Fatal(err)
 			}
-			if err := marker.Mark(marked, 3); err != nil {
+			if err := marker.Mark(sealer.keys, marked, 3); err != nil {
 				t.Fatal(err)
 			}
-			if _, _, _, err := checker.Check(marked); err != nil {
+			if _, _, _, err := checker.Check(keys, marked); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -92,15 +93,17 @@ func BenchmarkOpen(b *testing.B) {
 
 func BenchmarkRelayHop(b *testing.B) {
 	_, p, q := connected(b, true)
-	marker, checker := p.up.Keys().Marker(), q.up.Keys().Checker()
+	var marker Marker
+	var checker Checker
+	mine, theirs := p.up.Keys(), q.up.Keys()
 	buf := make([]byte, RelaySize+1228)
 	b.SetBytes(1228)
 	b.ReportAllocs()
 	for b.Loop() { // what a relay does: check one mark, make another
-		if err := marker.Mark(buf, 1); err != nil {
+		if err := marker.Mark(mine, buf, 1); err != nil {
 			b.Fatal(err)
 		}
-		if _, _, _, err := checker.Check(buf); err != nil {
+		if _, _, _, err := checker.Check(theirs, buf); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 // Via is where a datagram comes from or goes to. It is comparable.
 type Via struct {
 	Endpoint netip.AddrPort // of a direct path
+	Socket   uint16         // of a direct path: which of this node's sockets; 0: the usual one
 	Node     nodeid.ID      // without Endpoint: the peer, over the ring; with Channel: the relay
 	Over     nodeid.ID      // over the ring: the member through which the peer is reached; zero: it is on the ring
 	Channel  uint16         // of the link to the relay, from 1; 0: not relayed

@@ -445,10 +445,12 @@ func TestRelayedMark(t *testing.T) {
 	_, n, a, b := pair(t)
 	n.open(a, b)
 	n.run(time.Second)
-	marker, checker := a.up.Keys().Marker(), b.up.Keys().Checker()
+	var marker Marker
+	var checker Checker
+	mine, theirs := a.up.Keys(), b.up.Keys()
 	mark := func(text string) []byte {
 		d := append(make([]byte, RelaySize), text...)
-		if err := marker.Mark(d, 7); err != nil {
+		if err := marker.Mark(mine, d, 7); err != nil {
 			t.Fatal(err)
 		}
 		return d
@@ -457,17 +459,17 @@ func TestRelayedMark(t *testing.T) {
 	for i := 8; i < len(d); i++ {
 		bad := append([]byte{}, d...)
 		bad[i] ^= 1
-		if _, _, drop, err := checker.Check(bad); err == nil || drop != DropForged {
+		if _, _, drop, err := checker.Check(theirs, bad); err == nil || drop != DropForged {
 			t.Fatalf("byte %d changed: %v", i, drop)
 		}
 	}
-	if channel, carried, _, err := checker.Check(d); err != nil || channel != 7 || string(carried) != "carried" {
+	if channel, carried, _, err := checker.Check(theirs, d); err != nil || channel != 7 || string(carried) != "carried" {
 		t.Fatal(err)
 	}
-	if _, _, drop, err := checker.Check(d); err == nil || drop != DropReplay {
+	if _, _, drop, err := checker.Check(theirs, d); err == nil || drop != DropReplay {
 		t.Error("replayed")
 	}
-	if _, _, drop, err := checker.Check(d[:RelaySize-1]); err == nil || drop != DropShort {
+	if _, _, drop, err := checker.Check(theirs, d[:RelaySize-1]); err == nil || drop != DropShort {
 		t.Error("short")
 	}
 	if record, _ := a.up.Seal(nil, n.now, 0, make([]byte, MaxMessage)); len(record)+RelaySize != 1252 {

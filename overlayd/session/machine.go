@@ -141,6 +141,23 @@ func (m *Machine) Session(peer nodeid.ID, purpose string) *Session {
 	return m.byKey[key{peer, purpose}]
 }
 
+// Find returns the keys that a record or relayed datagram names, and their
+// session, or nil.
+func (m *Machine) Find(index uint32) (*Keys, *Session) {
+	o := m.byIndex[index]
+	return o.keys, o.session
+}
+
+// Offer replaces what the next handshakes say, as Identity does.
+func (m *Machine) Offer(offer []byte) {
+	if len(offer) <= maxOffer {
+		m.offer = offer
+	}
+}
+
+// Drop counts a datagram that the caller found bad.
+func (m *Machine) Drop(d Drop) { m.drop(d) }
+
 // Len returns how many attempts, half-open handshakes and sessions there are.
 func (m *Machine) Len() (attempts, halfOpen, sessions int) {
 	return len(m.attempts), len(m.halves), len(m.sessions)

@@ -6,19 +6,15 @@ import (
 )
 
 // Marker marks the datagrams that this node gives to, or forwards as, a relay.
-// It belongs to one goroutine.
+// The zero value is ready; it belongs to one goroutine.
 type Marker struct {
-	keys  *Keys
 	nonce [12]byte
 	ad    []byte
 	tag   [TagSize]byte
 }
 
-// Marker returns a marker under the keys of a link session.
-func (k *Keys) Marker() *Marker { return &Marker{keys: k} }
-
-// Mark makes a relayed datagram in place: b[RelaySize:] is the datagram that
-// is carried, which stays as it is.
+// Mark makes a relayed datagram in place under the keys of a link session:
+// b[RelaySize:] is the datagram that is carried, which stays as it is.
 //
 //	offset size field
 //	0      1    0x85
@@ -31,8 +27,7 @@ func (k *Keys) Marker() *Marker { return &Marker{keys: k} }
 //
 // The AEAD's key is one of its own ("relay" in its derivation); the nonce is
 // the counter. It allocates nothing but, now and then, a longer buffer.
-func (m *Marker) Mark(b []byte, channel uint16) error {
-	k := m.keys
+func (m *Marker) Mark(k *Keys, b []byte, channel uint16) error {
 	if k.dead.Load() {
 		return ErrDead
 	}
@@ -52,22 +47,17 @@ func (m *Marker) Mark(b []byte, channel uint16) error {
 	return nil
 }
 
-// Checker checks marked datagrams. It belongs to one goroutine at a time, and
-// only one Checker of the same Keys may be in use.
+// Checker checks marked datagrams. The zero value is ready; it belongs to one
+// goroutine, and only one may be used with the same Keys.
 type Checker struct {
-	keys  *Keys
 	nonce [12]byte
 	ad    []byte
 	tag   [TagSize]byte
 }
 
-// Checker returns a checker under the keys of a link session.
-func (k *Keys) Checker() *Checker { return &Checker{keys: k} }
-
 // Check returns the channel of a relayed datagram and the datagram carried, in
 // its memory, once the tag is right and was not seen before.
-func (c *Checker) Check(datagram []byte) (channel uint16, carried []byte, drop Drop, err error) {
-	k := c.keys
+func (c *Checker) Check(k *Keys, datagram []byte) (channel uint16, carried []byte, drop Drop, err error) {
 	switch {
 	case k.dead.Load():
 		return 0, nil, DropIndex, ErrDead

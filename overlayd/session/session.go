@@ -70,7 +70,12 @@ func (s *Session) Seal(b []byte, now time.Time, path uint8, plain []byte) ([]byt
 	return s.seal(b, now, path, 1, plain)
 }
 
-// seal makes the session's own records with total 0.
+// SealControl appends a record with total 0, whose plaintext is longer than a
+// byte: what package link says to its like, whatever the session is for.
+func (s *Session) SealControl(b []byte, now time.Time, path uint8, plain []byte) ([]byte, error) {
+	return s.seal(b, now, path, 0, plain)
+}
+
 func (s *Session) seal(b []byte, now time.Time, path, total uint8, plain []byte) ([]byte, error) {
 	k := s.current
 	if k == nil || !k.Usable(now) {
@@ -98,6 +103,7 @@ func appendRecord(b []byte, sealer *Sealer, total uint8, plain []byte) ([]byte, 
 //	offset size field
 //	0      0    nothing: these keys work
 //	0      1    1: the sender has closed the session
+//	0      2+   a message of package link
 const controlClose = 1
 
 // own seals a record of the session's own under given keys.

@@ -116,7 +116,7 @@ func runVectors(t *testing.T, v map[string][]byte) []vector {
 		t.Fatal(err)
 	}
 	relayed := append(make([]byte, RelaySize), "carried"...)
-	if err := a.up.Keys().Marker().Mark(relayed, 7); err != nil {
+	if err := new(Marker).Mark(a.up.Keys(), relayed, 7); err != nil {
 		t.Fatal(err)
 	}
 	out := []vector{{"prologue", Prologue([32]byte(v["root"]), LinkPurpose)},

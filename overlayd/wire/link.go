@@ -48,16 +48,20 @@ const (
 )
 
 // Candidates says where the sender may be reached. It travels in the payloads
-// of a handshake and, when it changes, in the session.
+// of a handshake and, when it changes or checks are to begin again, in the
+// session.
 //
 //	offset size
 //	0      1    mapping: 0 unknown, 1 endpoint-independent, 2 address-dependent
-//	1      1    number of candidates, at most 8
-//	2      ...  each: 1 kind, 1 length of address (4 or 16), address, 2 port
+//	1      1    1: the sender has opened many sockets towards the receiver, who
+//	            may spray its reflexive address; else 0
+//	2      1    number of candidates, at most 8
+//	3      ...  each: 1 kind, 1 length of address (4 or 16), address, 2 port
 //	...    1    number of relays, at most 8
 //	...    18   each: 16 node ID, 2 round-trip time in ms
 type Candidates struct {
 	Mapping Mapping
+	Spray   bool
 	List    []Candidate
 	Relays  []RelayOffer
 }
@@ -67,7 +71,11 @@ func (Candidates) Type() Type { return TypeCandidates }
 
 // Append appends the body.
 func (m Candidates) Append(b []byte) []byte {
-	b = append(b, byte(m.Mapping), byte(len(m.List)))
+	spray := byte(0)
+	if m.Spray {
+		spray = 1
+	}
+	b = append(b, byte(m.Mapping), spray, byte(len(m.List)))
 	for _, c := range m.List {
 		b = AppendEndpoint(append(b, byte(c.Kind)), c.Endpoint)
 	}
@@ -83,7 +91,9 @@ func (m Candidates) Append(b []byte) []byte {
 func ParseCandidates(b []byte) (Candidates, error) {
 	r := reader{b: b}
 	m := Candidates{Mapping: Mapping(r.u8())}
-	r.bound(m.Mapping <= AddressDependent)
+	spray := r.u8()
+	m.Spray = spray == 1
+	r.bound(m.Mapping <= AddressDependent && spray <= 1)
 	for range r.count(MaxCandidates, 8) {
 		c := Candidate{Kind: CandidateKind(r.u8())}
 		r.bound(c.Kind >= HostCandidate && c.Kind <= AdvertisedCandidate)
