@@ -13,7 +13,9 @@ import (
 // addresses is what this node knows of its own endpoints.
 type addresses struct {
 	told      Addresses
-	observers []observer // the latest last, one per address observed from
+	observers []observer     // the latest last, one per address observed from
+	best      netip.AddrPort // concluded from them
+	mapping   wire.Mapping
 }
 
 // observer is a peer's word on where this node's datagrams come from.
@@ -26,6 +28,7 @@ type observer struct {
 func (a *addresses) set(e Addresses) {
 	a.told = Addresses{Host: slices.Clone(e.Host), Attached: slices.Clone(e.Attached), Mapped: slices.Clone(e.Mapped),
 		Advertised: slices.Clone(e.Advertised), Pools: slices.Clone(e.Pools)}
+	a.best, a.mapping = a.conclude()
 }
 
 // observe takes a peer's word; true when what is concluded from all has changed.
@@ -33,20 +36,24 @@ func (a *addresses) observe(holder wire.Holder, from, seen netip.AddrPort) bool 
 	if a.refuses(seen) != "" {
 		return false
 	}
-	before, mapping := a.reflexive()
+	before, mapping := a.best, a.mapping
 	a.observers = slices.DeleteFunc(a.observers, func(o observer) bool { return o.from == from.Addr() })
 	if len(a.observers) == maxObservers {
 		a.observers = slices.Delete(a.observers, 0, 1)
 	}
 	a.observers = append(a.observers, observer{holder, from.Addr(), seen})
-	after, mappingAfter := a.reflexive()
-	return before != after || mapping != mappingAfter
+	a.best, a.mapping = a.conclude()
+	return before != a.best || mapping != a.mapping
 }
 
-// reflexive returns the endpoint that most holders see, the latest among
-// equals, and how the translator maps: what several addresses see alike is
-// endpoint-independent; what two see differently is not.
-func (a *addresses) reflexive() (netip.AddrPort, wire.Mapping) {
+// reflexive returns the endpoint at which others see this node, and how its
+// translator maps.
+func (a *addresses) reflexive() (netip.AddrPort, wire.Mapping) { return a.best, a.mapping }
+
+// conclude takes the endpoint that most holders see, the one of before among
+// equals, else the latest. What several addresses see alike is an
+// endpoint-independent mapping; what two see differently is not.
+func (a *addresses) conclude() (netip.AddrPort, wire.Mapping) {
 	var best netip.AddrPort
 	most, mapping := 0, wire.UnknownMapping
 	for i := len(a.observers) - 1; i >= 0; i-- {
@@ -62,7 +69,7 @@ func (a *addresses) reflexive() (netip.AddrPort, wire.Mapping) {
 				holders = append(holders, x.holder)
 			}
 		}
-		if len(holders) > most {
+		if len(holders) > most || len(holders) == most && o.seen == a.best {
 			best, most = o.seen, len(holders)
 		}
 		if same > 1 && mapping == wire.UnknownMapping {

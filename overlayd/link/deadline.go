@@ -58,7 +58,7 @@ func (m *Machine) peerDeadlines(p *peer) {
 		case m.kept(m.now, p):
 			m.sooner(pa.heard.Add(keepalive))
 		}
-		if pa != p.best {
+		if pa != p.best && pa.valid && !pa.via.IsRing() {
 			m.sooner(pa.warm)
 		}
 	}

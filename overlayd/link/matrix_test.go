@@ -16,11 +16,13 @@ func scene(t testing.TB, seed uint64, a, b *sim.Behaviour) (w *world, x, y *node
 		public = append(public, w.add(fmt.Sprintf("p%d", i), w.net.Internet, sim.Place{Row: i}))
 	}
 	behind := func(name string, nat *sim.Behaviour, region int) *node {
-		realm := w.net.Internet
-		if nat != nil {
-			realm = w.net.AddNAT(w.net.Internet, *nat, sim.Place{Row: region}).Inside
+		if nat == nil {
+			return w.add(name, w.net.Internet, sim.Place{Row: region})
 		}
-		return w.add(name, realm, sim.Place{Row: region})
+		box := w.net.AddNAT(w.net.Internet, *nat, sim.Place{Row: region})
+		n := w.add(name, box.Inside, sim.Place{Row: region})
+		w.nats[n] = box
+		return n
 	}
 	x, y = behind("x", a, 0), behind("y", b, 1)
 	x.boot(public...)

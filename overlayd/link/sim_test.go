@@ -30,6 +30,8 @@ type world struct {
 	byID     map[nodeid.ID]*node
 	ringLag  time.Duration
 	noRing   bool
+	noRelay  bool
+	nats     map[*node]*sim.NAT
 	wire     func(from *node, to netip.AddrPort, data []byte) bool // false: lost
 }
 
@@ -43,16 +45,19 @@ type node struct {
 	relay *relay.Machine
 	log   []string
 	got   []string
-	path  []State // as told
+	path  []State // as told of namespace sessions
+	links []State // and of links
 	ups   map[nodeid.ID]time.Time
 	sent  map[netip.Addr]int // datagrams by address
+	woken time.Time
+	wakes int
 }
 
 const port = 4242
 
 func newWorld(t testing.TB, seed uint64) *world {
 	t.Helper()
-	w := &world{t: t, byID: map[nodeid.ID]*node{}, ringLag: 100 * time.Millisecond}
+	w := &world{t: t, byID: map[nodeid.ID]*node{}, ringLag: 100 * time.Millisecond, nats: map[*node]*sim.NAT{}}
 	w.net = sim.NewNet(sim.New(seed), sim.Config{})
 	var err error
 	w.grid, err = credential.NewGrid(credential.GridOptions{Name: "archer", Masters: 1, Namespaces: []credential.Namespace{
@@ -120,7 +125,16 @@ func (n *node) Receive(now time.Time, to, from netip.AddrPort, data []byte) {
 	n.do(Datagram{From: from, Socket: to.Port() - port, Data: data})
 }
 
-func (n *node) Wake(now time.Time) { n.do(Tick{}) }
+func (n *node) Wake(now time.Time) {
+	if n.woken.Equal(now) {
+		if n.wakes++; n.wakes > 200 {
+			n.w.t.Fatalf("%s is woken for ever at %v", n.name, now)
+		}
+	} else {
+		n.woken, n.wakes = now, 0
+	}
+	n.do(Tick{})
+}
 
 // do gives the machine an event and does what it says.
 func (n *node) do(e Event) {
@@ -155,18 +169,18 @@ func (n *node) act(now time.Time, actions []Action) {
 		case Up:
 			n.log = append(n.log, fmt.Sprintf("up %s %s", n.w.byID[a.Contact.ID].name, a.Path))
 			n.ups[a.Contact.ID] = now
-			n.path = append(n.path, a.Path)
+			n.tell(a.Purpose, a.Path)
 			if a.Purpose == session.LinkPurpose {
 				n.relays(now, relay.LinkUp{ID: a.Contact.ID, Holder: a.Contact.Holder, Namespace: a.Node.Namespace, Mbit: a.Node.Quota.RelayMbit})
 			}
 		case Down:
 			n.log = append(n.log, fmt.Sprintf("down %s: %s", n.w.byID[a.ID].name, a.Reason))
-			n.path = append(n.path, None)
+			n.tell(a.Purpose, None)
 			n.relays(now, relay.LinkDown{ID: a.ID})
 		case Failed:
 			n.log = append(n.log, "failed "+string(a.Reason))
 		case PathChanged:
-			n.path = append(n.path, a.Path)
+			n.tell(a.Purpose, a.Path)
 		case Message:
 			if a.Purpose == session.LinkPurpose && a.Body[0] == byte(wire.TypeRelay) {
 				if r, err := wire.ParseRelay(a.Body[1:]); err == nil {
@@ -184,7 +198,18 @@ func (n *node) act(now time.Time, actions []Action) {
 	}
 }
 
+func (n *node) tell(purpose string, s State) {
+	if purpose == session.LinkPurpose {
+		n.links = append(n.links, s)
+	} else {
+		n.path = append(n.path, s)
+	}
+}
+
 func (n *node) relays(now time.Time, e relay.Event) {
+	if _, ok := e.(relay.Message); ok && n.w.noRelay {
+		return
+	}
 	for _, s := range slices.Clone(n.relay.Handle(now, e)) {
 		n.act(now, slices.Clone(n.m.Handle(now, Send{ID: s.To, Message: wire.AppendMessage(nil, s.Relay)})))
 	}
