@@ -58,6 +58,7 @@ func commands() []*cobra.Command {
 		newFloppyCommand(),
 		newBaseCommand(),
 		newModuleCommand(),
+		newRedactCommand(),
 		newCheckCommand(),
 		newPlanCommand(),
 		newBuildCommand(),

@@ -27,7 +27,7 @@ or in a floppy's [[modules]]; the SHA-256 is all the trust there is in it.`,
 		Example: `  builder module pack tree/ --name cad --version 2.1 -o cad.module
   builder build --module "cad.module?checksum=sha256:$(sha256sum < cad.module | cut -c1-64)"`,
 	}
-	cmd.AddCommand(newModulePackCommand(), newModuleShowCommand())
+	cmd.AddCommand(newModulePackCommand(), newModuleShowCommand(), newModuleExportCommand())
 	return cmd
 }
 
@@ -39,12 +39,11 @@ type moduleFlags struct {
 
 func (f *moduleFlags) add(cmd *cobra.Command) {
 	flags := cmd.Flags()
-	flags.StringVarP(&f.output, "output", "o", "", "file of the module (required)")
+	flags.StringVarP(&f.output, "output", "o", "", "file of the module")
 	flags.StringVar(&f.name, "name", "", "name of the module (default: the file's, without its ending)")
 	flags.StringVar(&f.version, "version", "1", "version of the module")
 	flags.StringSliceVar(&f.needs, "needs", nil, "modules that must lie below it")
 	cmd.MarkFlagFilename("output", "module")
-	cmd.MarkFlagRequired("output")
 }
 
 func (f *moduleFlags) manifest() layer.Manifest {
@@ -101,6 +100,7 @@ bytes.`,
 		},
 	}
 	m.add(cmd)
+	cmd.MarkFlagRequired("output")
 	flags := cmd.Flags()
 	flags.StringVar(&baseName, "base", "", "id or folder of the base that the tree was made on (default: the newest in the store)")
 	flags.StringVar(&owner, "owner", "", "root gives all files to root")

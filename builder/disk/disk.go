@@ -239,12 +239,12 @@ func (im *Image) addFileAt(offset int64, path string) (size int64, err error) {
 	if err != nil {
 		return 0, fmt.Errorf("compose disk: %w", err)
 	}
-	ranges, err := dataRanges(f, info.Size())
+	ranges, err := Ranges(f, info.Size())
 	if err != nil {
 		return 0, fmt.Errorf("compose disk: find holes of %s: %w", path, err)
 	}
 	for _, r := range ranges {
-		im.extents = append(im.extents, Extent{Offset: offset + r.start, Length: r.end - r.start, source: f, sourceStart: r.start})
+		im.extents = append(im.extents, Extent{Offset: offset + r.Start, Length: r.End - r.Start, source: f, sourceStart: r.Start})
 	}
 	return info.Size(), nil
 }

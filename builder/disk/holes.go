@@ -5,16 +5,17 @@ import (
 	"io"
 )
 
-// dataRange is a range of a file that is not a hole.
-type dataRange struct{ start, end int64 }
+// Range is a part of a file or disk that may hold something: from Start up to
+// End, which is not part of it.
+type Range struct{ Start, End int64 }
 
 // scanBlock is the size in which scanRanges looks for zeros.
 const scanBlock = 64 << 10
 
 // scanRanges finds holes by reading: what is zeros in whole blocks counts as
 // one. It serves where the system cannot say where they are.
-func scanRanges(r io.ReaderAt, size int64) ([]dataRange, error) {
-	var ranges []dataRange
+func scanRanges(r io.ReaderAt, size int64) ([]Range, error) {
+	var ranges []Range
 	buf, zeros := make([]byte, 16*scanBlock), make([]byte, scanBlock)
 	for pos := int64(0); pos < size; pos += int64(len(buf)) {
 		b := buf[:min(int64(len(buf)), size-pos)]
@@ -28,10 +29,10 @@ func scanRanges(r io.ReaderAt, size int64) ([]dataRange, error) {
 			}
 			start := pos + int64(at)
 			end := start + int64(len(block))
-			if last := len(ranges) - 1; last >= 0 && ranges[last].end == start {
-				ranges[last].end = end
+			if last := len(ranges) - 1; last >= 0 && ranges[last].End == start {
+				ranges[last].End = end
 			} else {
-				ranges = append(ranges, dataRange{start, end})
+				ranges = append(ranges, Range{start, end})
 			}
 		}
 	}

@@ -7,10 +7,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// dataRanges returns the ranges of f that hold data (lseek(2), SEEK_DATA). A
+// Ranges returns the ranges of f that hold data (lseek(2), SEEK_DATA). A
 // file system that does not know holes says that everything is data.
-func dataRanges(f *os.File, size int64) ([]dataRange, error) {
-	var ranges []dataRange
+func Ranges(f *os.File, size int64) ([]Range, error) {
+	var ranges []Range
 	for pos := int64(0); pos < size; {
 		start, err := unix.Seek(int(f.Fd()), pos, unix.SEEK_DATA)
 		if errors.Is(err, unix.ENXIO) { // nothing but a hole from here
@@ -23,7 +23,7 @@ func dataRanges(f *os.File, size int64) ([]dataRange, error) {
 		if err != nil {
 			return nil, err
 		}
-		ranges = append(ranges, dataRange{start, min(end, size)})
+		ranges = append(ranges, Range{start, min(end, size)})
 		pos = end
 	}
 	return ranges, nil

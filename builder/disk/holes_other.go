@@ -4,4 +4,5 @@ package disk
 
 import "os"
 
-func dataRanges(f *os.File, size int64) ([]dataRange, error) { return scanRanges(f, size) }
+// Ranges returns the ranges of f that may hold something, found by reading.
+func Ranges(f *os.File, size int64) ([]Range, error) { return scanRanges(f, size) }

@@ -27,11 +27,11 @@ func TestScanRanges(t *testing.T) {
 		rebuilt := make([]byte, len(content))
 		end := int64(-1)
 		for _, d := range ranges {
-			if d.start <= end || d.end <= d.start {
+			if d.Start <= end || d.End <= d.Start {
 				t.Fatalf("range %v after one that ends at %d", d, end)
 			}
-			end = d.end
-			copy(rebuilt[d.start:d.end], content[d.start:d.end])
+			end = d.End
+			copy(rebuilt[d.Start:d.End], content[d.Start:d.End])
 		}
 		if !bytes.Equal(rebuilt, content) {
 			t.Fatal("a range with content is left out")
@@ -59,11 +59,11 @@ func TestScanRangesFindsWhatTheSystemKnows(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known, err := dataRanges(f, 100*scanBlock)
+	known, err := Ranges(f, 100*scanBlock)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(known) == 1 && known[0].end == 100*scanBlock {
+	if len(known) == 1 && known[0].End == 100*scanBlock {
 		t.Skip("this file system does not know holes")
 	}
 	if len(scanned) != len(known) {

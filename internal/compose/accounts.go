@@ -237,3 +237,38 @@ func merge(a, b map[string]uint32) map[string]uint32 {
 	maps.Copy(out, b)
 	return out
 }
+
+// FreshSystem returns passwd, group, shadow and gshadow with the system
+// accounts that full has and below lacks, after those of below: without
+// passwords, comments and members other than these accounts. Accounts of
+// persons, and changes of accounts that below has, stay out.
+func FreshSystem(below, full Files) Files {
+	out := Files{}
+	var users []string
+	for _, p := range []string{"etc/passwd", "etc/group"} {
+		known := Names(below[p])
+		var add, shadow []record
+		for _, r := range colonLines(SystemAccounts(full[p])) {
+			f := strings.Split(r.text, ":")
+			if slices.Contains(known, r.key) || len(f) < 4 {
+				continue
+			}
+			if p == "etc/passwd" && len(f) == 7 {
+				f[1], f[4] = "x", ""
+				users = append(users, r.key)
+				shadow = append(shadow, record{r.key, r.key + ":!:::::::"})
+			} else if p == "etc/group" {
+				members := slices.DeleteFunc(strings.Split(f[3], ","), func(n string) bool { return !slices.Contains(users, n) })
+				f[1], f[3] = "x", strings.Join(members, ",")
+				shadow = append(shadow, record{r.key, r.key + ":!::"})
+			}
+			add = append(add, record{r.key, strings.Join(f, ":")})
+		}
+		if len(add) > 0 {
+			s := map[string]string{"etc/passwd": "etc/shadow", "etc/group": "etc/gshadow"}[p]
+			out[p] = append(slices.Clone(below[p]), lines(add)...)
+			out[s] = append(slices.Clone(below[s]), lines(shadow)...)
+		}
+	}
+	return out
+}

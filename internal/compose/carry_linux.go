@@ -26,7 +26,7 @@ import (
 // is done. Carry reports whether the layers are others than the last time.
 // When it is cut short it goes on the next time.
 func Carry(user string, layers []string, id string) (changed bool, err error) {
-	c := &carrier{user: user, layers: layers}
+	c := &carrier{user}
 	belowDir := filepath.Join(user, "below")
 	if err := restore(belowDir); err != nil {
 		return false, err
@@ -39,7 +39,7 @@ func Carry(user string, layers []string, id string) (changed bool, err error) {
 	if string(was) == id {
 		return false, nil
 	}
-	now, err := c.shared()
+	now, err := Stacked(layers...)
 	if err != nil {
 		return false, err
 	}
@@ -58,16 +58,14 @@ func Carry(user string, layers []string, id string) (changed bool, err error) {
 	return !first, nil
 }
 
-type carrier struct {
-	user   string
-	layers []string
-}
+type carrier struct{ user string }
 
-// shared returns the shared files of the layers, as their stack shows them.
-func (c *carrier) shared() (Files, error) {
+// Stacked returns the shared files of mounted trees, the topmost first, as
+// their stack shows them.
+func Stacked(layers ...string) (Files, error) {
 	out := Files{}
 	hidden := map[string]bool{}
-	for _, l := range c.layers {
+	for _, l := range layers {
 		for _, s := range shared {
 			names, err := filepath.Glob(filepath.Join(l, s.pattern))
 			if err != nil {
@@ -97,7 +95,7 @@ func (c *carrier) shared() (Files, error) {
 
 // merge merges every shared file that the machine has of its own.
 func (c *carrier) merge(belowDir string, now Files) error {
-	mine, err := (&carrier{layers: []string{filepath.Join(c.user, "changes")}}).shared()
+	mine, err := Stacked(filepath.Join(c.user, "changes"))
 	if err != nil {
 		return err
 	}
