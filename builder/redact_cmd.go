@@ -12,6 +12,7 @@ import (
 	"gridappliance/builder/disk"
 	"gridappliance/builder/ext4"
 	"gridappliance/builder/format"
+	"gridappliance/builder/spec"
 	"gridappliance/builder/squashfs"
 	"gridappliance/internal/diag"
 )
@@ -91,7 +92,11 @@ func redact(cmd *cobra.Command, from, to string) error {
 		return fmt.Errorf("redact %s: %w", from, err)
 	}
 	im := disk.View(f, f.Size, ranges, []disk.Range{cfg})
-	return format.Create(to, false, func(w *os.File) error { return format.For(f.Target)(cmd.Context(), w, im) })
+	write := format.Raw
+	if f.Target == spec.QCOW2 {
+		write = format.QCOW2
+	}
+	return format.Create(to, false, func(w *os.File) error { return write(cmd.Context(), w, im) })
 }
 
 // ownFiles returns what lies in the user layer of an image: files of the

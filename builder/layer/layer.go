@@ -176,7 +176,7 @@ func read(name string, f *os.File) (*Module, error) {
 	if err := m.readShared(); err != nil {
 		return nil, refuse(err)
 	}
-	return m, check(name, m.Name, im.Entries()).Err()
+	return m, check(name, m.Name, append([]*squashfs.Entry{im.Lookup(".")}, im.Entries()...)).Err()
 }
 
 func (m *Module) readShared() error {
