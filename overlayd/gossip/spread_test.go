@@ -67,26 +67,33 @@ func silent(s *swarm, n int) {
 	s.nodes[n].evil = func(*swarm, int, int, Received) {}
 }
 
-// liar claims a huge version and serves garbage for it.
+// liar claims a huge version, another each time, and serves garbage for it.
 func liar() evil {
-	garbage := piece.New([]byte(strings.Repeat("-----BEGIN GRID DESCRIPTOR-----\n", 2048)))
 	return func(s *swarm, n int) {
 		m := s.nodes[n]
 		m.claims = wire.Versions{Descriptor: 1 << 63, Digest: [8]byte{byte(n), 1}}
-		o := wire.Object{Kind: wire.ObjectDescriptor, Version: 1<<64 - 1, Body: [32]byte{byte(n)}, Root: garbage.ID().Root, Size: uint32(garbage.ID().Size)}
+		served := map[[32]byte]*piece.Object{}
 		m.evil = func(s *swarm, me, from int, e Received) {
 			switch e.Type {
 			case wire.TypeGossip:
+				m.claims.Digest[7]++
+				garbage := piece.New([]byte(fmt.Sprint(len(served), strings.Repeat("-----BEGIN GRID DESCRIPTOR-----\n", 1000))))
+				served[garbage.ID().Root] = garbage
+				o := wire.Object{
+					Kind: wire.ObjectDescriptor, Version: 1<<64 - 1, Body: [32]byte{byte(n), byte(len(served))},
+					Root: garbage.ID().Root, Size: uint32(garbage.ID().Size),
+				}
 				g := wire.Gossip{Versions: m.claims, Pages: 200, Objects: []wire.Object{o}}
 				if asked, _ := wire.ParseGossip(e.Body); asked.Flags&wire.GossipWant != 0 {
 					g.Page = asked.Page
 				}
-				o.Version--
 				s.deliver(me, from, wire.TypeGossip, g.Append(nil))
 			case wire.TypeFetch:
 				f, _ := wire.ParseFetch(e.Body)
-				for _, p := range garbage.Serve(f) {
-					s.deliver(me, from, wire.TypePiece, p.Append(nil))
+				if garbage := served[f.Root]; garbage != nil {
+					for _, p := range garbage.Serve(f) {
+						s.deliver(me, from, wire.TypePiece, p.Append(nil))
+					}
 				}
 			}
 		}

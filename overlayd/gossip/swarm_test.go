@@ -106,7 +106,9 @@ type swarm struct {
 	queue queue
 	seq   int
 	sent  int // messages
-	bytes int
+	// tamper breaks a machine after each event
+	tamper func(*Machine)
+	bytes  int
 }
 
 // member is one node: honest, with a machine, or evil.
@@ -233,7 +235,12 @@ func (s *swarm) handle(n int, e Event) (published error) {
 	if m.evil != nil {
 		return nil
 	}
-	for _, a := range slices.Clone(m.machine.Handle(s.now, e)) {
+	actions := m.machine.Handle(s.now, e)
+	if s.tamper != nil {
+		s.tamper(m.machine)
+		actions = m.machine.actions
+	}
+	for _, a := range slices.Clone(actions) {
 		switch a := a.(type) {
 		case Send:
 			if len(a.Body) > wire.MaxPayload {
