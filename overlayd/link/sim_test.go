@@ -65,10 +65,20 @@ func newWorld(t testing.TB, seed uint64) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if w.verifier, err = credential.NewVerifier(w.grid.Descriptor); err != nil {
-		t.Fatal(err)
-	}
+	w.trust()
 	return w
+}
+
+// trust makes the verifier of everything published by now.
+func (w *world) trust() {
+	var lists []*credential.RevocationList
+	if w.grid.Revocations != nil {
+		lists = append(lists, w.grid.Revocations)
+	}
+	var err error
+	if w.verifier, err = credential.NewVerifier(w.grid.Descriptor, lists...); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 // add puts a node into a realm; the holder is its own.
