@@ -30,8 +30,9 @@ func newBootCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "boot IMAGE",
 		Short: "boot an image under QEMU and show its console",
-		Long: `boot starts a machine from an image, raw or qcow2, and shows its serial console.
-Under KVM where a guest can really be started with it, else emulated.
+		Long: `boot starts a machine from an image (raw, qcow2, VMDK, VDI) and shows its
+serial console. Under KVM where a guest can really be started with it, else
+emulated.
 
 With --until it waits for a word on the console, then ends the machine:
 READY is the line a grid appliance writes once it works, login a prompt, and
@@ -47,7 +48,7 @@ are on standard error then.`,
   builder boot out/grid-private.raw --firmware uefi --until READY --timeout 10m --json
   builder boot out/grid-private.qcow2`,
 		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: cobra.FixedCompletions([]string{"raw", "qcow2"}, cobra.ShellCompDirectiveFilterFileExt),
+		ValidArgsFunction: cobra.FixedCompletions([]string{"raw", "qcow2", "vmdk", "vdi"}, cobra.ShellCompDirectiveFilterFileExt),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], cmd.InOrStdin(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

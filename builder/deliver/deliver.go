@@ -38,7 +38,7 @@ type Image struct {
 // Write writes the files of one of the plan's outputs into the folder out,
 // which must be there.
 func (im *Image) Write(ctx context.Context, out string, o plan.Output) error {
-	w := writer{Image: im, stem: o.Stem, target: o, machine: descriptor.Machine{
+	w := writer{Image: im, output: o, machine: descriptor.Machine{
 		Name: im.Plan.Name, Stem: o.Stem, Folder: o.Folder, ID: im.Plan.ID, DiskSize: im.Plan.Layout.Size, Floppy: im.Floppy != nil,
 	}}
 	put := func(name string, f *os.File) error { return w.put(ctx, name, f) }
@@ -56,15 +56,14 @@ func (im *Image) Write(ctx context.Context, out string, o plan.Output) error {
 // writer writes the files of one output.
 type writer struct {
 	*Image
-	stem    string
-	target  plan.Output
+	output  plan.Output
 	machine descriptor.Machine
 }
 
 // put writes the file called name.
 func (w *writer) put(ctx context.Context, name string, f *os.File) error {
 	m := w.machine
-	switch kind := strings.TrimPrefix(name, w.stem); kind {
+	switch kind := strings.TrimPrefix(name, w.output.Stem); kind {
 	case ".raw":
 		return format.Raw(ctx, f, w.Disk)
 	case ".qcow2":
@@ -95,7 +94,7 @@ func (w *writer) put(ctx context.Context, name string, f *os.File) error {
 	case ".hvm.cfg":
 		return text(f, m.XenHVM())
 	case ".ova.txt", plan.Readme:
-		return text(f, m.Readme(w.target.Target))
+		return text(f, m.Readme(w.output.Target))
 	default:
 		return fmt.Errorf("no writer for files of kind %s", kind)
 	}

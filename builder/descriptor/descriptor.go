@@ -30,7 +30,7 @@ import (
 	"gridappliance/builder/spec"
 )
 
-// Size of every machine.
+// What every machine has.
 const (
 	Memory     = 1024 // MiB
 	Processors = 2
@@ -52,7 +52,11 @@ type Machine struct {
 //go:embed templates
 var files embed.FS
 
-var templates = template.Must(template.New("").ParseFS(files, "templates/*"))
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"memory":      func() int { return Memory },
+	"processors":  func() int { return Processors },
+	"commandline": func() string { return XenCommandLine },
+}).ParseFS(files, "templates/*"))
 
 // render fills a template of this package, which cannot fail but by a mistake
 // in it; every template is rendered by the tests.
@@ -113,12 +117,3 @@ func (m Machine) MAC(card int) string {
 	id := m.derived(fmt.Sprint("card", card))
 	return fmt.Sprintf("080027%02X%02X%02X", id[0], id[1], id[2])
 }
-
-// Memory, Processors and CommandLine are constants, for the templates.
-func (m Machine) Memory() int { return Memory }
-
-// Processors is explained at Memory.
-func (m Machine) Processors() int { return Processors }
-
-// CommandLine is explained at Memory.
-func (m Machine) CommandLine() string { return XenCommandLine }
