@@ -29,7 +29,7 @@ PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs 
 	libvirt-clients libxml2-utils
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check cross unit fuzz test-long update clean
+.PHONY: help appliance test programs base demo check cross unit fuzz test-long bench-image update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -82,6 +82,11 @@ test-long: base ## soaks and long simulations besides all tests
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local LONG=1 REQUIRE=$(REQUIRE) \
 		GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -timeout 12h $(TESTFLAGS) ./...
+
+# Wants the machine for itself, about half an hour, and root.
+bench-image: base demo ## bases, images and boots, timed beside a stock Debian
+	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
+	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local $(GO) run ./builder/imagebench --picture docs/bench-image.svg
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

@@ -108,6 +108,25 @@ func (a *apt) useDebian(ctx context.Context, mirror, suite string) error {
 	return a.useSources(ctx, candidates)
 }
 
+// SourcesList returns, as the text of a sources.list(5), the archives that a
+// base of suite would be built from; mirror is as in Options.
+func SourcesList(ctx context.Context, mirror, suite string) (string, error) {
+	dir, err := os.MkdirTemp("", "grid-sources-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	a, err := newAPT(ctx, dir)
+	if err != nil {
+		return "", err
+	}
+	if err := a.useDebian(ctx, mirror, suite); err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "sources.list"))
+	return string(text), err
+}
+
 // useSources keeps those of candidates that can be reached. The first must be
 // there; it is the suite itself.
 func (a *apt) useSources(ctx context.Context, candidates []source) error {
