@@ -128,9 +128,9 @@ func (r *Roster) sets(key wire.LeaseKey) sets {
 // ErrSkipped is wrapped when a roster does not follow from the one known.
 var ErrSkipped = errors.New("roster does not follow")
 
-// book is what a node knows of rosters: the one that counts and a few before
+// Book is what a node knows of rosters: the one that counts and a few before
 // it, whose certificates may still be valid.
-type book struct {
+type Book struct {
 	crypto  Crypto
 	current Roster
 	stopped bool // Previous does not count any more
@@ -140,9 +140,12 @@ type book struct {
 
 const maxOldRosters = 4
 
-// accept takes a roster if it is newer and follows; it reports whether it was
-// newer.
-func (b *book) accept(r Roster, now time.Time) (bool, error) {
+// NewBook returns an empty book. It verifies with crypto and never signs.
+func NewBook(crypto Crypto) *Book { return &Book{crypto: crypto} }
+
+// Accept takes a roster if it is newer and follows, and reports whether it was
+// newer. The first is taken as it is: it comes with the floppy.
+func (b *Book) Accept(r Roster, now time.Time) (bool, error) {
 	if r.Epoch <= b.current.Epoch {
 		return false, nil
 	}
@@ -158,7 +161,7 @@ func (b *book) accept(r Roster, now time.Time) (bool, error) {
 
 // follows checks that no epoch is skipped: when this roster began, the one
 // before its Previous had stopped.
-func (b *book) follows(r *Roster, now time.Time) error {
+func (b *Book) follows(r *Roster, now time.Time) error {
 	c := &b.current
 	skipped := func(why string) error {
 		return fmt.Errorf("roster %d after %d: %w: %s", r.Epoch, c.Epoch, ErrSkipped, why)
@@ -189,13 +192,13 @@ func (b *book) follows(r *Roster, now time.Time) error {
 }
 
 // left says whether the previous roster no longer counts.
-func (b *book) left(now time.Time) bool {
+func (b *Book) left(now time.Time) bool {
 	f := b.current.ForceAfter
 	return b.stopped || !f.IsZero() && !now.Round(0).Before(f)
 }
 
 // checkStopped verifies that enough of r's Previous have stopped for r.
-func (b *book) checkStopped(s *wire.Stopped, r *Roster) bool {
+func (b *Book) checkStopped(s *wire.Stopped, r *Roster) bool {
 	if s == nil || s.Epoch != r.Epoch || s.Digest != r.Digest() {
 		return false
 	}
@@ -211,9 +214,9 @@ func (b *book) checkStopped(s *wire.Stopped, r *Roster) bool {
 	return len(seen) >= cover(len(r.Previous))
 }
 
-// learnStopped takes the certificate that Previous has stopped; it reports
+// LearnStopped takes the certificate that Previous has stopped, and reports
 // whether that was news.
-func (b *book) learnStopped(s *wire.Stopped) bool {
+func (b *Book) LearnStopped(s *wire.Stopped) bool {
 	if b.proof != nil || len(b.current.Previous) == 0 || !b.checkStopped(s, &b.current) {
 		return false
 	}
@@ -221,8 +224,12 @@ func (b *book) learnStopped(s *wire.Stopped) bool {
 	return true
 }
 
+// Stopped returns the certificate that the previous roster has stopped, or nil:
+// it travels with the roster.
+func (b *Book) Stopped() *wire.Stopped { return b.proof }
+
 // roster returns the roster of an epoch, if it is known.
-func (b *book) roster(epoch uint64) *Roster {
+func (b *Book) roster(epoch uint64) *Roster {
 	if epoch == b.current.Epoch {
 		return &b.current
 	}

@@ -97,6 +97,16 @@ func (r *reader) leaseKey() (k LeaseKey) {
 	return k
 }
 
+// CutLeaseKey reads a key from the front of b and returns the rest.
+func CutLeaseKey(b []byte) (LeaseKey, []byte, error) {
+	r := reader{b: b}
+	k := r.leaseKey()
+	if r.failed {
+		return LeaseKey{}, nil, ErrMalformed
+	}
+	return k, r.b, nil
+}
+
 // ValidName says whether a name is a DNS label in lower case: 1 to 63 of a-z,
 // 0-9 and -, neither beginning nor ending with - (RFC 1123 §2.1).
 func ValidName[T string | []byte](name T) bool {
@@ -138,6 +148,9 @@ func (r *reader) signature() (s Signature) {
 
 // domain is what a signature covers before the body.
 func domain(b []byte, name string) []byte {
+	if b == nil {
+		b = make([]byte, 0, 384)
+	}
 	return append(append(append(b, "grid-appliance lease "...), name...), 0)
 }
 
@@ -218,14 +231,16 @@ func ParseHold(b []byte) (Hold, error) {
 // Release gives back a hold of an acquisition that failed.
 //
 //	offset size
-//	0      8    roster epoch
-//	8      16   holder: the signer's node ID
-//	24     8    instance
-//	32     8    seq of the hold
-//	40     32   SHA-256 of the signer's certificate chain
-//	72     ...  key
+//	0      8    nonce of the Hold
+//	8      8    roster epoch
+//	16     16   holder: the signer's node ID
+//	32     8    instance
+//	40     8    seq of the Hold
+//	48     32   SHA-256 of the signer's certificate chain
+//	80     ...  key
 //	...    97   signature
 type Release struct {
+	Nonce     uint64
 	Epoch     uint64
 	Holder    nodeid.ID
 	Instance  Instance
@@ -245,6 +260,7 @@ func (m Release) Append(b []byte) []byte { return m.Signature.append(m.body(b)) 
 func (m Release) Signed(b []byte) []byte { return m.body(domain(b, "release")) }
 
 func (m *Release) body(b []byte) []byte {
+	b = binary.BigEndian.AppendUint64(b, m.Nonce)
 	b = binary.BigEndian.AppendUint64(b, m.Epoch)
 	b = append(append(b, m.Holder[:]...), m.Instance[:]...)
 	b = binary.BigEndian.AppendUint64(b, m.Seq)
@@ -254,7 +270,7 @@ func (m *Release) body(b []byte) []byte {
 // ParseRelease reads a Release.
 func ParseRelease(b []byte) (Release, error) {
 	r := reader{b: b}
-	m := Release{Epoch: r.u64(), Holder: r.id(), Instance: r.instance(), Seq: r.u64()}
+	m := Release{Nonce: r.u64(), Epoch: r.u64(), Holder: r.id(), Instance: r.instance(), Seq: r.u64()}
 	copy(m.Chain[:], r.take(32))
 	m.Key, m.Signature = r.leaseKey(), r.signature()
 	return m, r.end(TypeRelease)

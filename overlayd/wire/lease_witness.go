@@ -190,9 +190,9 @@ func ParseHoldsAsk(b []byte) (HoldsAsk, error) {
 //	0      16   witness: the signer's node ID
 //	16     8    nonce of the HoldsAsk
 //	24     8    roster epoch
-//	32     2    the asker's incarnation as the witness knows it: if it is not the
-//	            one asked with, nothing else counts
-//	34     1    flags: 1 there are more; 2 it is recovering itself and has none
+//	32     2    the asker's incarnation as the witness knows it
+//	34     1    flags: 1 there are more; 2 it is recovering itself and has none;
+//	            4 that incarnation was taken: a higher one is wanted
 //	35     1    number of holds n <= 6, in the order of LeaseKey.Compare
 //	36     ...  n times: key, 16 holder, 8 instance, 8 whose quota, 8 seq,
 //	            4 remaining seconds; 0: free, only the seq counts
@@ -219,10 +219,11 @@ type HeldKey struct {
 
 // Flags and bounds of Holds.
 const (
-	HoldsMore  = 1 << 0
-	HoldsEmpty = 1 << 1
-	holdsFlags = HoldsMore | HoldsEmpty
-	MaxHolds   = 6 // each at most 142 bytes
+	HoldsMore    = 1 << 0
+	HoldsEmpty   = 1 << 1
+	HoldsRefused = 1 << 2
+	holdsFlags   = HoldsMore | HoldsEmpty | HoldsRefused
+	MaxHolds     = 6 // each at most 142 bytes
 )
 
 // Type returns TypeHolds.
