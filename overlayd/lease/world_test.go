@@ -58,6 +58,7 @@ type tenancy struct {
 // variant is what is varied and what is broken.
 type variant struct {
 	name      string
+	share     int // of the runs of TestExclusion
 	witnesses int // 0: drawn
 	rules     lease.Rules
 	duration  time.Duration
@@ -579,6 +580,9 @@ func (w *world) publish(from *host, a lease.Publish) {
 // changed is what the data plane is told: the checker looks here.
 func (h *host) changed(a lease.Changed) {
 	w := h.w
+	if t := h.mine[a.Claim]; t != nil && w.variant.fromAnswer && a.Why == lease.ReasonExpired {
+		delete(h.mine, a.Claim) // that data plane goes on
+	}
 	h.drop(a.Claim)
 	if a.State != lease.Holding {
 		return
