@@ -12,9 +12,9 @@ import (
 
 // Implementation: tunable.
 const (
-	maxPending    = 64 // puts whose record or chain is on its way
-	maxCandidates = 32 // of one lookup
-	perOwner      = 4  // of them of one owner
+	maxPending    = 256 // puts whose record or chain is on its way
+	maxCandidates = 32  // of one lookup
+	perOwner      = 4   // of them of one owner
 )
 
 // candidate is a record that somebody named and that is not verified yet.
@@ -39,9 +39,19 @@ type candidate struct {
 
 func (c *candidate) id() piece.ID { return piece.ID{Root: c.stored.Root, Size: int(c.stored.Size)} }
 
-// candidate notes a record that is to be verified. Beyond maxPending puts a
-// random one goes: whoever floods with puts pushes out mostly its own.
-func (m *Machine) candidate(now time.Time, key nodeid.ID, stored wire.Stored, from nodeid.ID) *candidate {
+// pending returns the put that waits for the same record, or nil.
+func (m *Machine) pending(id piece.ID) *candidate {
+	i := slices.IndexFunc(m.candidates, func(c *candidate) bool { return c.put != nil && c.id() == id })
+	if i < 0 {
+		return nil
+	}
+	return m.candidates[i]
+}
+
+// candidate notes a record that was put and is to be verified. Beyond
+// maxPending a random one is given up, unanswered, so that who meant it asks
+// again: whoever floods with puts pushes out mostly its own.
+func (m *Machine) candidate(key nodeid.ID, stored wire.Stored, put *Received) *candidate {
 	var puts []*candidate
 	for _, c := range m.candidates {
 		if c.put != nil {
@@ -50,9 +60,11 @@ func (m *Machine) candidate(now time.Time, key nodeid.ID, stored wire.Stored, fr
 	}
 	if len(puts) >= maxPending {
 		m.count.Busy++
-		m.finish(now, puts[m.cfg.Rand.IntN(len(puts))], false)
+		gone := puts[m.cfg.Rand.IntN(len(puts))]
+		gone.done = true
+		m.candidates = slices.DeleteFunc(m.candidates, func(c *candidate) bool { return c == gone })
 	}
-	c := &candidate{key: key, stored: stored, from: []nodeid.ID{from}}
+	c := &candidate{key: key, stored: stored, from: []nodeid.ID{put.Src}, put: put}
 	m.candidates = append(m.candidates, c)
 	return c
 }

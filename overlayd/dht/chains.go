@@ -67,6 +67,10 @@ func (c *chains) add(m *Machine, now time.Time, encoded []byte) *chain {
 	if known := c.byID[object.ID()]; known != nil {
 		return known
 	}
+	if !m.verifying.take(now, verifyRate, verifyBurst) {
+		m.count.Busy++
+		return nil
+	}
 	owner := m.verifyChain(now, encoded)
 	if owner == nil || !c.room(len(encoded)) {
 		return nil
@@ -106,10 +110,6 @@ func (c *chains) drop(known *chain) {
 }
 
 func (m *Machine) verifyChain(now time.Time, encoded []byte) *credential.Node {
-	if !m.verifying.take(now, verifyRate, verifyBurst) {
-		m.count.Busy++
-		return nil
-	}
 	parsed, err := ParseChain(encoded)
 	if err != nil {
 		m.count.BadChain++

@@ -35,7 +35,7 @@
 // What must hold: at a store one holder has at most 64 records and 64 KiB,
 // whatever its nodes are; every table, queue and list has a bound; an RPC ends
 // after three tries; nothing a store or reader keeps was not verified, but for
-// at most 64 pending records of bounded size and time.
+// at most 256 pending records of bounded size and time.
 //
 // The source of a routed message is only as true as what is signed in it:
 // nothing is decided by it. Where one node per holder counts, the holder of a

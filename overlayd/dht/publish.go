@@ -137,10 +137,6 @@ func (p *publication) answered(m *Machine, now time.Time, _ *rpc, src nodeid.ID,
 		if a.Status == wire.PutStored || a.Status == wire.PutHave && a.Seq == p.seq {
 			p.copies++
 		}
-		if a.Status == wire.PutHave && a.Seq > p.seq && a.Owner == m.cfg.Self {
-			// A clone of this node, or this one before its clock was set back.
-			p.seq, p.again = max(p.seq, min(a.Seq, uint64(now.Add(Skew).UnixMilli()))), true
-		}
 	}
 	m.proceed(now, p)
 }

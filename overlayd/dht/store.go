@@ -145,9 +145,14 @@ func (m *Machine) put(now time.Time, e Received, p wire.Put) {
 		return
 	}
 	e.Body = nil // it is the caller's
-	c := m.candidate(now, p.Key, p.Stored, e.Src)
-	c.put = &e
-	m.begin(now, c, p.Piece)
+	if c := m.pending(piece.ID{Root: p.Stored.Root, Size: int(p.Stored.Size)}); c != nil {
+		if len(c.from) < Replicas && !slices.Contains(c.from, e.Src) {
+			c.from = append(c.from, e.Src) // one more source; asked again it will hear that it is stored
+			m.step(now, c)
+		}
+		return
+	}
+	m.begin(now, m.candidate(p.Key, p.Stored, &e), p.Piece)
 }
 
 func (m *Machine) answerPut(e Received, p wire.Put, status wire.PutStatus, seq uint64) {
