@@ -89,8 +89,6 @@ func (c Config) drives(string) ([]string, error) {
 		args = append(args, "-device", "ahci,id=ahci")
 	case PVSCSI:
 		args = append(args, "-device", "pvscsi,id=scsi")
-	case SAS:
-		args = append(args, "-device", "mptsas1068,id=scsi")
 	}
 	if c.BootFloppy {
 		args = append(args, "-global", "isa-fdc.bootindexA=0")
@@ -114,10 +112,10 @@ func (c Config) drives(string) ([]string, error) {
 			device = fmt.Sprintf("ide-hd,drive=%s,bus=ide.%d,unit=%d", id, i/2, i%2)
 		case AHCI:
 			device = fmt.Sprintf("ide-hd,drive=%s,bus=ahci.%d", id, i)
-		case PVSCSI, SAS:
+		case PVSCSI:
 			device = fmt.Sprintf("scsi-hd,drive=%s,bus=scsi.0,scsi-id=%d", id, i)
 		default:
-			return nil, fmt.Errorf("bus %q is none of virtio, ide, ahci, pvscsi, sas", string(c.Bus))
+			return nil, fmt.Errorf("bus %q is none of virtio, ide, ahci, pvscsi", string(c.Bus))
 		}
 		args = append(args, "-device", fmt.Sprintf("%s,bootindex=%d", device, 1+i))
 	}

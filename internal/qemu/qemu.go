@@ -48,7 +48,6 @@ const (
 	IDE    Bus = "ide"
 	AHCI   Bus = "ahci"
 	PVSCSI Bus = "pvscsi" // VMware's
-	SAS    Bus = "sas"    // LSI Logic's SAS1068
 )
 
 // NIC is a network card. The zero NIC is QEMU's user network, closed
