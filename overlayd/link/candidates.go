@@ -210,15 +210,7 @@ func (m *Machine) observed(now time.Time) {
 }
 
 // refreshOffer renews what the next handshakes say.
-func (m *Machine) refreshOffer() { m.identify(time.Time{}) }
-
-func (m *Machine) identify(now time.Time) {
-	if now.IsZero() {
-		m.sessions.Offer(m.candidates().Append(nil))
-		return
-	}
-	m.session(now, m.sessions.Handle(now, session.Identity{Chain: m.cfg.Session.Chain, Offer: m.candidates().Append(nil)}))
-}
+func (m *Machine) refreshOffer() { m.sessions.Offer(m.offer()) }
 
 // isSelf reports whether an ID is this node's.
 func (m *Machine) isSelf(id nodeid.ID) bool { return id == m.id }

@@ -78,6 +78,10 @@ type (
 		Sent, Heard bool
 	}
 
+	// Versions is what every handshake from now on says of the descriptor and
+	// revocation lists that this node has.
+	Versions struct{ wire.Versions }
+
 	// Identity, Recheck and Destroy are session's.
 	Identity struct{ Chain credential.Chain }
 	Recheck  struct{}
@@ -95,6 +99,7 @@ func (Routed) event()    {}
 func (Send) event()      {}
 func (Forward) event()   {}
 func (Traffic) event()   {}
+func (Versions) event()  {}
 func (Identity) event()  {}
 func (Recheck) event()   {}
 func (Destroy) event()   {}
@@ -132,6 +137,8 @@ type (
 		Node    *credential.Node
 		RTT     time.Duration // 0: not measured yet
 		Path    State
+
+		Versions wire.Versions // that the peer has
 	}
 
 	// Down ends an Up.

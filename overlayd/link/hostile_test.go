@@ -322,3 +322,15 @@ func TestWhyOfASymmetricPair(t *testing.T) {
 		t.Error("explained nobody")
 	}
 }
+
+func TestVersionsTravelInTheHandshake(t *testing.T) {
+	w := newWorld(t, 3)
+	x, y := w.add("x", w.net.Internet, sim.Place{}), w.add("y", w.net.Internet, sim.Place{})
+	v := wire.Versions{Descriptor: 7, Revocations: 9, Digest: [8]byte{1}}
+	y.do(Versions{v})
+	x.boot(y)
+	w.run(time.Second)
+	if got := x.m.byKey[key{y.id, session.LinkPurpose}].versions; got != v {
+		t.Errorf("%+v", got)
+	}
+}

@@ -68,6 +68,7 @@ type Machine struct {
 	bySession map[*session.Session]*peer
 	own       addresses
 	targets   targets
+	versions  wire.Versions
 	spray     *spray
 	marker    session.Marker
 	checker   session.Checker
@@ -94,7 +95,7 @@ type Counters struct {
 
 // New returns a machine without peers. The error is session.New's.
 func New(cfg Config, now time.Time) (*Machine, error) {
-	cfg.Session.Offer = wire.Candidates{}.Append(nil)
+	cfg.Session.Offer = wire.Candidates{}.Append(wire.Versions{}.Append(nil))
 	s, err := session.New(cfg.Session, now)
 	if err != nil {
 		return nil, err
@@ -126,9 +127,11 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 		m.forward(now, e)
 	case Traffic:
 		m.traffic(now, e)
+	case Versions:
+		m.versions = e.Versions
+		m.refreshOffer()
 	case Identity:
-		m.cfg.Session.Chain = e.Chain
-		m.identify(now)
+		m.session(now, m.sessions.Handle(now, session.Identity{Chain: e.Chain, Offer: m.offer()}))
 	case Recheck:
 		m.session(now, m.sessions.Handle(now, session.Recheck{}))
 	case Destroy:

@@ -22,6 +22,7 @@ type peer struct {
 	toldRTT time.Duration
 
 	remote   wire.Candidates
+	versions wire.Versions
 	paths    []*path
 	best     *path
 	ids      uint8 // the last path id given
@@ -139,11 +140,7 @@ func (m *Machine) sessionUp(now time.Time, a session.Up) {
 	copy(p.contact.Holder[:], holderKey(a.Session))
 	m.bySession[a.Session] = p
 	p.relayAt = now.Add(relayAfter)
-	if c, err := wire.ParseCandidates(a.Offer); err == nil {
-		p.remote = c
-	} else if len(a.Offer) > 0 {
-		m.counters.Malformed++
-	}
+	m.offered(p, a.Offer)
 	pa := p.path(a.Via)
 	pa.valid, pa.heard = true, now
 	p.ring()
@@ -153,6 +150,27 @@ func (m *Machine) sessionUp(now time.Time, a session.Up) {
 	}
 	m.begin(now, p)
 }
+
+// offered takes what a peer said in its handshake.
+//
+//	offset size
+//	0      24   versions
+//	24     n    body of a Candidates message
+func (m *Machine) offered(p *peer, offer []byte) {
+	if len(offer) < wire.VersionsSize {
+		m.counters.Malformed++
+		return
+	}
+	versions, err := wire.ParseVersions(offer[:wire.VersionsSize])
+	c, bad := wire.ParseCandidates(offer[wire.VersionsSize:])
+	if err != nil || bad != nil {
+		m.counters.Malformed++
+		return
+	}
+	p.versions, p.remote = versions, c
+}
+
+func (m *Machine) offer() []byte { return m.candidates().Append(m.versions.Append(nil)) }
 
 func holderKey(s *session.Session) []byte {
 	if s.Node() == nil || s.Node().Holder == nil {
@@ -239,7 +257,7 @@ func (m *Machine) tell(now time.Time, p *peer) {
 		if p.best.via.IsDirect() {
 			c.Endpoints = append(c.Endpoints, p.best.via.Endpoint)
 		}
-		m.act(Up{c, p.purpose, p.s.Node(), rtt, state})
+		m.act(Up{c, p.purpose, p.s.Node(), rtt, state, p.versions})
 		return
 	}
 	changed := rtt - p.toldRTT

@@ -61,6 +61,8 @@ func (m *Machine) tick(now time.Time) {
 			if ended(s, now.Round(0)) {
 				m.drop(DropExpired)
 				m.close(now, s)
+			} else if s.current.worn() {
+				s.renew = now // the next tick is at once
 			}
 		}
 	}
@@ -87,6 +89,16 @@ func (m *Machine) age(now time.Time, s *Session) {
 			m.open(now, Open{Peer: s.id, Purpose: s.purpose, Via: s.via})
 		}
 	}
+}
+
+// worn reports whether half of the records of a path have been sealed.
+func (k *Keys) worn() bool {
+	for i := range k.next {
+		if k.next[i].Load() >= maxCount/2 {
+			return true
+		}
+	}
+	return k.marks.Load() >= maxCount/2
 }
 
 // ended reports whether a certificate of the peer's has come to its end.

@@ -119,7 +119,8 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	case Datagram:
 		m.datagram(now, e)
 	case Identity:
-		m.own, m.offer = newShown(e.Chain), e.Offer
+		m.own = newShown(e.Chain)
+		m.Offer(e.Offer)
 	case Recheck:
 		m.recheck, m.pause, m.stale = len(m.sessions), now, true
 		m.verifySome(now)

@@ -201,6 +201,21 @@ func TestCounterEndsTheKeys(t *testing.T) {
 	}
 }
 
+func TestWornKeysAreRenewed(t *testing.T) {
+	_, n, a, b := pair(t)
+	n.open(a, b)
+	n.run(time.Second)
+	old := a.up.current
+	old.next[3].Store(maxCount / 2)
+	n.run(watchEvery + time.Second)
+	if a.up.current == old || a.up.down {
+		t.Error("half of the counter is used up and the keys are the same")
+	}
+	if !n.say(a, b, "x") || !n.say(b, a, "y") {
+		t.Error("silent")
+	}
+}
+
 func TestCloseTellsThePeer(t *testing.T) {
 	_, n, a, b := pair(t)
 	n.open(a, b)
