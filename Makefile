@@ -29,7 +29,7 @@ PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs 
 	libvirt-clients libxml2-utils
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check cross unit fuzz test-long bench-image update clean
+.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -87,6 +87,12 @@ test-long: base ## soaks and long simulations besides all tests
 bench-image: base demo ## bases, images and boots, timed beside a stock Debian
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local $(GO) run ./builder/imagebench --picture docs/bench-image.svg
+
+# SIM is how many machines make sim runs; SCENARIO picks one of them.
+SIM ?= 10000
+
+sim: ## whole overlays of SIM machines in virtual time: what overlayd does when they churn, die, split; an hour
+	@SIM=$(SIM) SCENARIO=$(SCENARIO) $(GO) test -count=1 -timeout 12h -run TestLarge -v ./overlayd/sim/scenario | grep -v '^=== '
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

@@ -24,7 +24,10 @@ func (n *Node) fromLinks(actions []link.Action) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case link.SendDatagram:
-			n.do(Send{To: a.To, Data: n.memory.keep(a.Data)})
+			a.Data = n.memory.keep(a.Data)
+			n.do(Send(a))
+		case link.CloseSockets:
+			n.do(CloseSockets(a))
 		case link.RouteSession:
 			n.routeSession(a.To, a.Data)
 		case link.Message:

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/ring"
 	"gridappliance/overlayd/wire"
 )
 
@@ -30,7 +31,7 @@ type requests struct {
 type request struct {
 	token   uint64
 	key     nodeid.ID
-	rpc     uint32 // of the newest try
+	rpc     uint32
 	try     int
 	started time.Time
 	until   time.Time // of this try
@@ -50,23 +51,32 @@ func (n *Node) lookup(e Lookup) {
 		n.do(Found{Token: e.Token, Err: ErrBusy})
 		return
 	}
-	n.requests.open = append(n.requests.open, request{token: e.Token, key: e.Key, started: n.now})
-	n.ask(len(n.requests.open) - 1)
+	n.requests.last++
+	q := request{token: e.Token, key: e.Key, rpc: n.requests.last | ownRPC, started: n.now}
+	if !n.ask(&q) {
+		n.requests.open = append(n.requests.open, q)
+	}
 }
 
-// ask sends a request's next try. The first number of all tries stays valid:
-// an answer counts whichever try it is to.
-func (n *Node) ask(i int) {
-	q := &n.requests.open[i]
-	if q.try == 0 {
-		n.requests.last++
-		q.rpc = n.requests.last | ownRPC
-	}
-	q.until = n.now.Add(time.Duration(q.try+1) * lookupWait)
+// ask sends a request's next try and says whether that ended it: this node may
+// be the nearest itself. All tries have one number, so an answer counts
+// whichever try it is to.
+func (n *Node) ask(q *request) bool {
 	h := wire.Header{Payload: wire.TypeFind, To: wire.Target{ID: q.key}, RPC: q.rpc}
-	try := q.try
+	next, verdict := n.ring.FirstHop(&h, q.try)
 	q.try++
-	n.route(&h, wire.Find{}.Append(nil), try)
+	q.until = n.now.Add(time.Duration(q.try) * lookupWait)
+	switch verdict {
+	case ring.Deliver:
+		self := wire.Peer{ID: n.cfg.ID, Holder: n.cfg.Holder}
+		n.do(Found{Token: q.token, Node: self, Took: n.now.Sub(q.started)})
+		return true
+	case ring.Forward:
+		n.send(next, &wire.Routed{Header: h, Body: wire.Find{}.Append(nil)})
+	default:
+		q.until = n.now.Add(retryAfterErr)
+	}
+	return false
 }
 
 // retry tries again, or gives up, what was not answered in time.
@@ -76,13 +86,14 @@ func (n *Node) retry() {
 		switch {
 		case q.until.After(n.now):
 			i++
-		case q.try < lookupTries:
-			n.ask(i)
-			i++
-		default:
+			continue
+		case q.try >= lookupTries:
 			n.do(Found{Token: q.token, Took: n.now.Sub(q.started), Err: ErrNoAnswer})
-			n.requests.remove(i)
+		case !n.ask(q):
+			i++
+			continue
 		}
+		n.requests.remove(i)
 	}
 }
 

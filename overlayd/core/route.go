@@ -5,7 +5,6 @@ import (
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
 	"gridappliance/overlayd/ring"
-	"gridappliance/overlayd/session"
 	"gridappliance/overlayd/wire"
 )
 
@@ -44,7 +43,7 @@ func (n *Node) carry(m *wire.Routed) {
 	switch verdict {
 	case ring.Forward:
 		n.counters.Forwarded++
-		n.enqueue(link.Send{ID: next, Purpose: session.LinkPurpose, Message: n.memory.message(m)})
+		n.send(next, m)
 	case ring.Deliver:
 		n.deliver(&m.Header, m.Body)
 	case ring.Expired:
@@ -76,7 +75,7 @@ func (n *Node) route(h *wire.Header, body []byte, try int) {
 	next, verdict := n.ring.FirstHop(h, try)
 	switch verdict {
 	case ring.Forward:
-		n.enqueue(link.Send{ID: next, Purpose: session.LinkPurpose, Message: n.memory.message(&wire.Routed{Header: *h, Body: body})})
+		n.send(next, &wire.Routed{Header: *h, Body: body})
 	case ring.Deliver:
 		n.deliver(h, body)
 	default:
@@ -106,7 +105,7 @@ func (n *Node) routeSession(to wire.Target, body []byte) {
 		}
 		if p, ok := n.peers[next]; next != to.ID || !ok || p.direct {
 			h.To = to
-			n.enqueue(link.Send{ID: next, Purpose: session.LinkPurpose, Message: n.memory.message(&wire.Routed{Header: h, Body: body})})
+			n.send(next, &wire.Routed{Header: h, Body: body})
 			return
 		}
 	}
@@ -117,12 +116,6 @@ func (n *Node) routeSession(to wire.Target, body []byte) {
 func (n *Node) failed(h *wire.Header, code wire.Code) {
 	back := wire.Header{Payload: wire.TypeErr, RPC: h.RPC, Src: n.cfg.ID}
 	n.deliver(&back, wire.Err{Code: code, About: h.Payload}.Append(nil))
-}
-
-// message copies a Routed message into the arena.
-func (a *arena) message(m *wire.Routed) []byte {
-	var buf [wire.MaxMessage + wire.HeaderSize]byte
-	return a.keep(wire.AppendMessage(buf[:0], m))
 }
 
 // deliver gives a payload to whoever it is for.

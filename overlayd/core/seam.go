@@ -2,7 +2,6 @@ package core
 
 import (
 	"errors"
-	"net/netip"
 	"time"
 
 	"gridappliance/overlayd/link"
@@ -59,11 +58,12 @@ type Action interface{ action() }
 
 // Actions.
 type (
-	// Send sends a datagram from the overlay's socket.
-	Send struct {
-		To   netip.AddrPort
-		Data []byte
-	}
+	// Send sends a datagram from a socket: 0 is the overlay's, others are
+	// opened by the first datagram from them.
+	Send link.SendDatagram
+
+	// CloseSockets closes the other sockets that are not in Keep.
+	CloseSockets link.CloseSockets
 
 	// Found answers a Lookup. Hops is how many the answer took.
 	Found struct {
@@ -89,6 +89,7 @@ type (
 )
 
 func (Send) action()         {}
+func (CloseSockets) action() {}
 func (Found) action()        {}
 func (Member) action()       {}
 func (Connected) action()    {}

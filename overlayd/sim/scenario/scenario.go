@@ -62,8 +62,16 @@ type Config struct {
 
 	// Recorder, if not nil, is told of everything.
 	Recorder Recorder
-	// Links makes the layer below the ring; nil is a stand-in without keys.
-	Links func(id nodeid.ID, holder wire.Holder, r *rand.Rand) core.Links
+	// Identify says who the next node on a machine is and gives it the layer
+	// below the ring; nil is a random ID and a stand-in without keys.
+	Identify func(w *World, m *Machine) (Identity, error) `json:"-"`
+}
+
+// Identity is who a node is, and its sessions.
+type Identity struct {
+	ID     nodeid.ID
+	Holder wire.Holder
+	Links  core.Links
 }
 
 // World is an overlay and the internet below it.
@@ -156,20 +164,39 @@ func (w *World) newID() (id nodeid.ID) {
 
 // Boot starts a node with a new ID on a machine.
 func (w *World) Boot(m *Machine) {
-	cfg := core.Config{ID: w.newID(), Holder: m.Holder, Rand: w.Split(), Founder: m.Founder}
+	who := w.identify(m)
+	cfg := core.Config{ID: who.ID, Holder: who.Holder, Links: who.Links, Rand: w.Split(), Founder: m.Founder}
 	if m.Founder {
 		cfg.Degree = ring.BudgetBootstrap
-	}
-	if w.Links != nil {
-		cfg.Links = w.Links(cfg.ID, m.Holder, w.Split())
-	} else {
-		cfg.Links = newPlain(cfg.ID, m.Holder)
 	}
 	m.Node, m.Started, m.OnRing, m.attached = core.New(cfg), w.Now(), false, false
 	m.Host.Start(m)
 	w.record(func(r Recorder) { r.Started(w.Now(), cfg.ID, m.Founder) })
-	m.handle(core.Addresses{Host: []netip.AddrPort{netip.AddrPortFrom(m.Host.Addr(), Port)}})
+	m.handle(m.addresses())
 	m.handle(core.Start{Contacts: w.contacts(m)})
+}
+
+func (w *World) identify(m *Machine) Identity {
+	if w.Identify == nil {
+		id := w.newID()
+		return Identity{id, m.Holder, newPlain(id, m.Holder)}
+	}
+	who, err := w.Identify(w, m)
+	if err != nil {
+		panic("scenario: identify: " + err.Error()) // the scenario's own mistake
+	}
+	m.Holder = who.Holder
+	return who
+}
+
+func (m *Machine) addresses() core.Addresses {
+	addr := m.Host.Addr()
+	a := core.Addresses{Host: []netip.AddrPort{netip.AddrPortFrom(addr, Port)}}
+	if m.NAT != nil {
+		lan, _ := addr.Prefix(24)
+		a.Attached = []netip.Prefix{lan}
+	}
+	return a
 }
 
 // contacts are running bootstrap nodes, as a descriptor names them.
@@ -233,8 +260,8 @@ func (w *World) record(f func(Recorder)) {
 }
 
 // Receive implements sim.Handler.
-func (m *Machine) Receive(now time.Time, _, from netip.AddrPort, data []byte) {
-	m.act(m.Node.Handle(now, core.Datagram{From: from, Data: data}))
+func (m *Machine) Receive(now time.Time, to, from netip.AddrPort, data []byte) {
+	m.act(m.Node.Handle(now, core.Datagram{From: from, Socket: to.Port() - Port, Data: data}))
 }
 
 // Wake implements sim.Handler.
@@ -248,7 +275,7 @@ func (m *Machine) act(actions []core.Action) {
 	for _, a := range actions {
 		switch a := a.(type) {
 		case core.Send:
-			m.Host.Send(Port, a.To, a.Data)
+			m.Host.Send(Port+a.Socket, a.To, a.Data)
 		case core.Member:
 			if a.On && !m.OnRing {
 				w.Joins.Add(w.Now() - m.Started)

@@ -1,0 +1,141 @@
+package scenario
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"testing"
+	"time"
+
+	"gridappliance/overlayd/sim"
+)
+
+// small is a world that a test can afford.
+func small(seed uint64) Config {
+	return Config{Seed: seed, Machines: 44, Bootstraps: 4, Net: sim.Usual, NAT: NAT70, Drift: 100}
+}
+
+// show prints a report when the test is asked to be verbose.
+func show(t *testing.T, r *Report) *Report {
+	if testing.Verbose() {
+		r.Print(os.Stdout)
+	}
+	if r.Counters.Malformed > 0 {
+		t.Errorf("%d malformed messages", r.Counters.Malformed)
+	}
+	return r
+}
+
+// whole wants one ring of all that run.
+func whole(t *testing.T, r *Report) {
+	t.Helper()
+	if r.Members != r.Running || r.Consistent != 1 {
+		t.Errorf("%d members of %d, successors right %.3f", r.Members, r.Running, r.Consistent)
+	}
+}
+
+func success(t *testing.T, r *Report, want float64) {
+	t.Helper()
+	if s := r.Lookups.Success(); s < want || r.Lookups.Asked == 0 {
+		t.Errorf("lookups: success %.4f of %d, want %.3f", s, r.Lookups.Asked, want)
+	}
+}
+
+func TestSteady(t *testing.T) {
+	r := show(t, Steady(small(1)))
+	whole(t, r)
+	success(t, r, 0.98)
+	if p := r.Joins.At(0.5); p > 3*time.Second {
+		t.Errorf("join p50 %v, want 3 s", p)
+	}
+	if p := r.Lookups.Took.At(0.99); p > 2*time.Second {
+		t.Errorf("lookup p99 %v, want 2 s", p)
+	}
+}
+
+func TestChurn(t *testing.T) {
+	success(t, show(t, Churn(small(2), 10*time.Minute, 1, 2*time.Minute)), 0.9)
+}
+
+func TestMassacre(t *testing.T) {
+	r := show(t, Massacre(small(3), 0.3))
+	whole(t, r)
+	success(t, r, 0.98)
+	if r.Recovered > 60*time.Second {
+		t.Errorf("one ring again after %v, want a minute", r.Recovered)
+	}
+}
+
+func TestSplit(t *testing.T) {
+	r := show(t, Split(small(4), 3*time.Minute))
+	whole(t, r)
+	success(t, r, 0.98)
+	if r.Recovered > 90*time.Second {
+		t.Errorf("one ring again after %v, want 90 s", r.Recovered)
+	}
+}
+
+func TestFlash(t *testing.T) {
+	r := show(t, Flash(small(5)))
+	whole(t, r)
+	success(t, r, 0.98)
+}
+
+// TestReplay: equal Configs, equal traces, on one processor and on two.
+func TestReplay(t *testing.T) {
+	run := func(seed uint64, procs int) string {
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+		cfg := small(seed)
+		cfg.Machines = 20
+		return Flash(cfg).Trace
+	}
+	one := run(6, 1)
+	if two := run(6, 2); one != two {
+		t.Errorf("one processor %s, two %s", one, two)
+	}
+	if one == run(7, 2) {
+		t.Error("another seed gave the same trace")
+	}
+}
+
+// TestReal runs what the product runs: certificates, handshakes, records,
+// checks, relays.
+func TestReal(t *testing.T) {
+	g, err := NewGrid()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Seed: 8, Machines: 12, Bootstraps: 3, Net: sim.Usual, NAT: NAT70, Identify: g.Identify}
+	r := show(t, Steady(cfg))
+	whole(t, r)
+	success(t, r, 0.98)
+}
+
+// TestLarge prints what `make sim` shows: SIM is the number of machines,
+// SCENARIO one of the names, or nothing for all.
+func TestLarge(t *testing.T) {
+	n, _ := strconv.Atoi(os.Getenv("SIM"))
+	if n == 0 {
+		t.Skip("a long simulation: make sim, or SIM=1000")
+	}
+	base := Config{Seed: 1, Machines: n, Bootstraps: max(4, n/20), Net: sim.Usual, NAT: NAT70, Drift: 100}
+	all := base
+	all.NAT = AllNAT
+	for _, s := range []struct {
+		name string
+		run  func() *Report
+	}{
+		{"steady", func() *Report { return Steady(base) }},
+		{"all-nat", func() *Report { return Steady(all) }},
+		{"churn-10m", func() *Report { return Churn(base, 10*time.Minute, 1, 5*time.Minute) }},
+		{"churn-84s", func() *Report { return Churn(base, 84*time.Second, 1, 3*time.Minute) }},
+		{"churn-weibull", func() *Report { return Churn(base, 10*time.Minute, 0.5, 5*time.Minute) }},
+		{"massacre", func() *Report { return Massacre(base, 0.3) }},
+		{"split", func() *Report { return Split(base, 5*time.Minute) }},
+		{"flash", func() *Report { return Flash(base) }},
+	} {
+		if want := os.Getenv("SCENARIO"); want == "" || want == s.name {
+			t.Run(s.name, func(t *testing.T) { s.run().Print(os.Stdout) })
+		}
+	}
+}
