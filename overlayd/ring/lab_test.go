@@ -37,6 +37,7 @@ type lab struct {
 
 	sent, bytes int // link messages
 	hops        []int
+	expired     func()
 	delivered   func(n *node, r wire.Routed, hops int)
 }
 
@@ -332,6 +333,10 @@ func (l *lab) forward(n *node, r wire.Routed, next nodeid.ID, verdict Verdict, h
 	switch verdict {
 	case Forward:
 		l.send(n, next, wire.AppendMessage(nil, r))
+	case Expired:
+		if l.expired != nil {
+			l.expired()
+		}
 	case Deliver:
 		if l.delivered != nil {
 			l.delivered(n, r, hops)

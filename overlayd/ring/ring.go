@@ -188,8 +188,8 @@ type Machine struct {
 	calls    []call
 	asks     []ask
 
-	number    uint32 // of Pings, calls and questions
-	leaving   bool
+	number    uint32  // of Pings, calls and questions
+	entered   bool    // ready, in this attempt
 	dirty     bool    // lists have to be made anew
 	foundAt   instant // when a founder begins a ring
 	attachAt  instant
@@ -375,5 +375,9 @@ func (m *Machine) status() wire.Status {
 	return wire.Status{Flags: flags, Version: m.version, Size: sizeToWire(m.density), Coord: m.coord.wire()}
 }
 
-// ready says that this node has a successor and may be listed.
-func (m *Machine) ready() bool { return m.phase == OnRing || m.phase == Joining && m.placed() }
+// ready says that this node has neighbours and may be listed. Once said, it
+// holds until the node has to begin again: who lists it relies on it.
+func (m *Machine) ready() bool {
+	m.entered = m.phase == OnRing || m.phase == Joining && (m.entered || m.placed())
+	return m.entered
+}

@@ -1,0 +1,266 @@
+package ring
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/wire"
+)
+
+// nearest returns the member nearest to a key.
+func (l *lab) nearest(key nodeid.ID) *node {
+	members := l.members()
+	return slices.MinFunc(members, func(a, b *node) int {
+		return nodeid.Distance(a.id, key).Compare(nodeid.Distance(b.id, key))
+	})
+}
+
+// lookup routes a payload from a node and returns where it ended, after how
+// many hops; nil if it was lost.
+func (l *lab) lookup(from *node, to wire.Target, try int) (at *node, hops int) {
+	const rpc = 0xfeed
+	l.delivered = func(n *node, r wire.Routed, h int) {
+		if r.RPC == rpc {
+			at, hops = n, h
+		}
+	}
+	l.do(from, Route{To: to, RPC: rpc, Type: wire.TypeGet, Try: try})
+	l.run(2 * time.Second)
+	l.delivered = nil
+	return at, hops
+}
+
+func TestRoutingEndsAtTheNearest(t *testing.T) {
+	l := grown(t, 21, 300)
+	l.run(60 * time.Second) // for far links
+	members := l.members()
+	sum, most := 0, 0
+	for i := range 300 {
+		from := members[l.rng.IntN(len(members))]
+		to := wire.Target{ID: l.id()}
+		want := l.nearest(to.ID)
+		if i%2 == 0 {
+			want = members[l.rng.IntN(len(members))]
+			to = wire.Target{ID: want.id, Exact: true}
+		}
+		at, hops := l.lookup(from, to, i%tries)
+		if at != want {
+			t.Errorf("%v from %s: did not end at %s", to, from.id, want.id)
+		}
+		sum, most = sum+hops, max(most, hops)
+	}
+	t.Logf("300 nodes: %.2f hops on average, %d at most", float64(sum)/300, most)
+	if mean := float64(sum) / 300; mean > 4 {
+		t.Errorf("%.2f hops on average among 300 nodes, want at most 4", mean)
+	}
+	if at, _ := l.lookup(members[0], wire.Target{ID: l.id(), Exact: true}, 0); at != nil {
+		t.Error("an exact destination that does not exist was delivered")
+	}
+}
+
+// TestRetriesLeaveByOtherPeers: attempts of one request share no first hop.
+func TestRetriesLeaveByOtherPeers(t *testing.T) {
+	l := grown(t, 22, 100)
+	l.run(30 * time.Second)
+	distinct := 0
+	for range 100 {
+		from := l.members()[l.rng.IntN(100)]
+		key := l.id()
+		first := map[nodeid.ID]bool{}
+		ends := false
+		for try := range tries {
+			h := wire.Header{To: wire.Target{ID: key}, Payload: wire.TypeGet}
+			next, verdict := from.FirstHop(&h, try)
+			ends = ends || verdict == Deliver || from.id == l.nearest(key).id
+			first[next] = true
+		}
+		if ends || len(first) == tries {
+			distinct++
+		}
+	}
+	if distinct < 95 {
+		t.Errorf("%d of 100 requests had three different first hops, want 95", distinct)
+	}
+}
+
+// TestJoinerIsAnsweredThroughItsVia: who is not on the ring gets answers
+// through the peer it is connected to.
+func TestJoinerIsAnsweredThroughItsVia(t *testing.T) {
+	l := grown(t, 23, 30)
+	id := l.id()
+	cfg := Config{ID: id, Rand: rand.New(rand.NewPCG(1, 1))}
+	n := &node{Machine: New(cfg), id: id, alive: true, sessions: map[nodeid.ID]nodeid.ID{}}
+	l.nodes[id] = n
+	via := l.members()[3]
+	n.sessions[via.id], via.sessions[id] = via.id, id
+	n.phase = Attached
+	n.Handle(l.now, LinkUp{Contact: l.contact(via.id)}) // its actions are lost: it stays outside
+	l.handle(via, LinkUp{Contact: l.contact(id)})
+	var header wire.Header
+	answered := false
+	l.delivered = func(at *node, r wire.Routed, _ int) {
+		if r.Payload == wire.TypeGet {
+			header = r.Header
+			l.do(at, Route{To: back(header), RPC: header.RPC, Type: wire.TypeRecords})
+		}
+		answered = answered || at == n && r.Payload == wire.TypeRecords
+	}
+	l.do(n, Route{To: wire.Target{ID: l.members()[20].id, Exact: true}, RPC: 1, Type: wire.TypeGet})
+	l.run(time.Second)
+	if header.SrcVia != via.id || !answered {
+		t.Errorf("asked with via %s, want %s; answered %v", header.SrcVia, via.id, answered)
+	}
+}
+
+// liars makes machines whose peers tell arbitrary lists: far from what is
+// there, and as near to the destination as they like.
+func liars(rng *rand.Rand, n int, rules rules, target nodeid.ID) []*Machine {
+	id := func() (id nodeid.ID) {
+		binary.BigEndian.PutUint64(id[:], rng.Uint64())
+		return id
+	}
+	ms := make([]*Machine, n)
+	for i := range ms {
+		ms[i] = New(Config{ID: id(), Rand: rng})
+		ms[i].phase, ms[i].rules = OnRing, rules
+	}
+	for _, m := range ms {
+		for range 3 + rng.IntN(8) {
+			p := ms[rng.IntN(n)]
+			if p == m || m.conn(p.cfg.ID) != nil {
+				continue
+			}
+			at, _ := m.find(p.cfg.ID)
+			c := &conn{peer: wire.Peer{ID: p.cfg.ID}, cw: nodeid.Clockwise(m.cfg.ID, p.cfg.ID), prefix: p.prefix}
+			c.status.Flags = wire.StatusMember
+			m.conns = slices.Insert(m.conns, at, c)
+			lie(rng, c, target)
+		}
+	}
+	return ms
+}
+
+func lie(rng *rand.Rand, c *conn, target nodeid.ID) {
+	c.told = c.told[:0]
+	for range rng.IntN(20) {
+		c.told = append(c.told, target.Prefix()+rng.Uint64()>>rng.IntN(64))
+	}
+}
+
+// wander carries one message among liars, without counting hops down, and
+// returns how many it made and whether it came back to a node with the same
+// promise.
+func wander(rng *rand.Rand, ms []*Machine, target nodeid.ID, exact, changing bool) (hops int, loop bool) {
+	at := ms[rng.IntN(len(ms))]
+	h := wire.Header{To: wire.Target{ID: target, Exact: exact}, Payload: wire.TypeGet}
+	next, verdict := at.FirstHop(&h, 0)
+	type state struct {
+		at      nodeid.ID
+		promise uint64
+	}
+	seen := map[state]bool{}
+	for verdict == Forward && hops < 1000 {
+		hops++
+		h.TTL = wire.MaxTTL
+		at = ms[slices.IndexFunc(ms, func(m *Machine) bool { return m.cfg.ID == next })]
+		if changing {
+			for _, c := range at.conns {
+				lie(rng, c, target)
+			}
+		}
+		s := state{at.cfg.ID, h.Promise}
+		loop = loop || seen[s]
+		seen[s] = true
+		next, verdict = at.NextHop(&h)
+	}
+	return hops, loop || hops == 1000
+}
+
+func TestLiesMakeNoLoops(t *testing.T) {
+	rng := rand.New(rand.NewPCG(31, 7))
+	mutant := sound
+	mutant.promise = false
+	caught, most, n := 0, 0, runs(2000, 200000)
+	for i := range n {
+		target := nodeid.ID{}
+		binary.BigEndian.PutUint64(target[:], rng.Uint64())
+		ms := liars(rng, 4+rng.IntN(20), sound, target)
+		hops, loop := wander(rng, ms, target, i%2 == 0, i%3 == 0)
+		if loop {
+			t.Fatalf("run %d: the message came back with the same promise, or went on for ever", i)
+		}
+		if i%3 != 0 && hops > 2*len(ms) {
+			t.Errorf("run %d: %d hops among %d nodes whose lists do not change", i, hops, len(ms))
+		}
+		most = max(most, hops)
+		for _, m := range ms {
+			m.rules = mutant
+		}
+		if _, loop := wander(rng, ms, target, i%2 == 0, false); loop {
+			caught++
+		}
+	}
+	if caught == 0 {
+		t.Error("the mutant without the promise was not caught")
+	}
+	t.Logf("%d runs: at most %d hops; the mutant looped in %d", n, most, caught)
+}
+
+// TestStaleListsMakeNoLoops kills and adds nodes while lookups are under way
+// in a living ring, and looks that none uses up its hops.
+func TestStaleListsMakeNoLoops(t *testing.T) {
+	l := grown(t, 33, 100)
+	expired, made := 0, 0
+	l.expired = func() { expired++ }
+	for i := range 200 {
+		m := l.members()
+		if i%5 == 0 {
+			l.kill(m[1+l.rng.IntN(len(m)-1)])
+			id := l.id()
+			l.add(id, holderOf(id), false, l.order[0])
+		}
+		l.do(m[0], Route{To: wire.Target{ID: l.id()}, RPC: 9, Type: wire.TypeGet})
+		made++
+		l.run(200 * time.Millisecond)
+	}
+	if expired > 0 {
+		t.Errorf("%d of %d lookups used up %d hops", expired, made, wire.MaxTTL)
+	}
+}
+
+func benchRing(tb testing.TB) (*Machine, []wire.Header) {
+	l := grown(tb, 41, 200)
+	l.run(60 * time.Second)
+	var headers []wire.Header
+	for range 256 {
+		headers = append(headers, wire.Header{TTL: 20, Promise: wire.NoPromise, To: wire.Target{ID: l.id()}, Payload: wire.TypeGet})
+	}
+	return l.members()[7].Machine, headers
+}
+
+func TestNextHopDoesNotAllocate(t *testing.T) {
+	m, headers := benchRing(t)
+	i := 0
+	if n := testing.AllocsPerRun(1000, func() {
+		h := headers[i%len(headers)]
+		m.NextHop(&h)
+		i++
+	}); n != 0 {
+		t.Errorf("NextHop allocates %.1f times", n)
+	}
+}
+
+func BenchmarkNextHop(b *testing.B) {
+	m, headers := benchRing(b)
+	b.ReportMetric(float64(len(m.conns)), "conns")
+	b.ResetTimer()
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		h := headers[i%len(headers)]
+		m.NextHop(&h)
+	}
+}
