@@ -9,18 +9,12 @@ import (
 // Add returns the position d clockwise of a: Clockwise(a, Add(a, d)) == d.
 func Add(a, d ID) ID {
 	var sum ID
-	var carry uint64
-	for i := Size - 8; i >= 0; i -= 8 {
-		var s uint64
-		s, carry = bits.Add64(binary.BigEndian.Uint64(a[i:]), binary.BigEndian.Uint64(d[i:]), carry)
-		binary.BigEndian.PutUint64(sum[i:], s)
-	}
+	low, carry := bits.Add64(a.suffix(), d.suffix(), 0)
+	high, _ := bits.Add64(a.Prefix(), d.Prefix(), carry)
+	binary.BigEndian.PutUint64(sum[:8], high)
+	binary.BigEndian.PutUint64(sum[8:], low)
 	return sum
 }
-
-// Prefix returns the first 64 bits, by which routing compares distances: two
-// of 2^20 honest nodes have the same with a chance of 2^-25.
-func (id ID) Prefix() uint64 { return binary.BigEndian.Uint64(id[:]) }
 
 // PrefixDistance is Distance between prefixes.
 func PrefixDistance(a, b uint64) uint64 { return min(a-b, b-a) }

@@ -79,11 +79,36 @@ func TestAgainstBigIntegers(t *testing.T) {
 		if got := Clockwise(a, b); got != want {
 			t.Fatalf("Clockwise(%s, %s) = %s, want %s", a, b, got, want)
 		}
+		if got := Add(a, Clockwise(a, b)); got != b {
+			t.Fatalf("Add(%s, Clockwise(%s, %s)) = %s", a, a, b, got)
+		}
+		if a.Compare(b) != toBig(a).Cmp(toBig(b)) {
+			t.Fatalf("Compare(%s, %s) = %d", a, b, a.Compare(b))
+		}
 		if Distance(a, b) != Distance(b, a) || Distance(a, b).Compare(half) > 0 {
 			t.Fatalf("Distance(%s, %s) is not the shorter way from both ends", a, b)
 		}
 		if x != a && x != b && Between(x, a, b) == Between(x, b, a) {
 			t.Fatalf("%s is on both or on neither arc of %s and %s", x, a, b)
+		}
+	}
+}
+
+func TestFraction(t *testing.T) {
+	for _, f := range []float64{0.5, 0.25, 0.1, 1e-3, 1e-9, 0x1p-60, 0x1p-64, 0x1p-100, 0x1p-127, 0.999} {
+		want, _ := new(big.Float).Mul(big.NewFloat(f), new(big.Float).SetInt(ring)).Int(nil)
+		got := toBig(FromFraction(f))
+		off := new(big.Int).Abs(new(big.Int).Sub(got, want))
+		if off.Cmp(new(big.Int).Rsh(want, 50)) > 0 {
+			t.Errorf("FromFraction(%g) = %x, want %x", f, got, want)
+		}
+		if back := FromFraction(f).Fraction(); f >= 1e-3 && (back-f)/f > 1e-12 {
+			t.Errorf("FromFraction(%g).Fraction() = %g", f, back)
+		}
+	}
+	for _, f := range []float64{0, 1, -1, 2} {
+		if got := FromFraction(f); got != (ID{}) {
+			t.Errorf("FromFraction(%g) = %s, want 0", f, got)
 		}
 	}
 }

@@ -29,12 +29,12 @@ type conn struct {
 	askAt  instant  // not to ask for the list before
 	linkAt instant  // not to ask to be listed before
 
-	rtt    rtt
-	ping   instant // next Ping when nothing is out, else when the last one counts as lost
-	out    int     // Pings without answer
-	number uint32  // of the last Ping
-	sent   instant
-	trial  trial
+	rtt             rtt
+	ping            instant // next Ping when nothing is out, else when the last one counts as lost
+	out             int     // Pings without answer
+	first, number   uint32  // of the first and the last Ping without answer
+	firstSent, sent instant
+	trial           trial
 }
 
 func (c *conn) ring() bool   { return c.status.Flags&(wire.StatusMember|wire.StatusReady) != 0 }

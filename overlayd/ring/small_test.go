@@ -106,7 +106,7 @@ func (r *smallRun) check() {
 		}
 		r.checkOrder(n)
 		if len(members) > 1 && len(n.sessions) > 0 && r.best(n) == nil {
-			r.fail("%s has no living successor in its list", n.id)
+			r.fail("%s has no living successor in its list of %d", n.id, len(n.List().Succs))
 		}
 	}
 	r.checkRing(members)

@@ -58,9 +58,9 @@ type trial struct {
 func (m *Machine) watch(c *conn) {
 	if m.now >= c.ping {
 		m.beat(c)
-	}
-	if m.conn(c.peer.ID) != c {
-		return
+		if m.conn(c.peer.ID) != c {
+			return
+		}
 	}
 	if c.have != c.status.Version && c.near() && m.now >= c.askAt {
 		m.askList(c)
@@ -82,6 +82,9 @@ func (m *Machine) beat(c *conn) {
 
 func (m *Machine) pingNow(c *conn) {
 	c.number, c.sent = m.nextNumber(), m.now
+	if c.out == 0 {
+		c.first, c.firstSent = c.number, c.sent
+	}
 	c.ping = m.now + min(c.rtt.timeout()<<c.out, maxRTO)
 	c.out++
 	msg := wire.Ping{Number: c.number, Status: m.status()}
@@ -121,7 +124,7 @@ func (m *Machine) judge(c *conn) {
 	case t.n >= m.rules.witnesses:
 		m.bury(c.peer.ID, deadTime)
 		m.close(c, WhyDead)
-	case t.number == 0 || t.askedN == 0 || m.now-t.since >= juryTime:
+	case t.number == 0 || m.now-t.since >= juryTime:
 		m.fail(c.peer.ID)
 		m.close(c, WhySilent)
 	default:
@@ -271,10 +274,13 @@ func (m *Machine) onPing(c *conn, msg wire.Ping) {
 
 func (m *Machine) onPong(c *conn, msg wire.Pong) {
 	m.onStatus(c, msg.Status)
-	if msg.Number != c.number || c.out == 0 {
+	if c.out == 0 || older(msg.Number, c.first) || older(c.number, msg.Number) {
 		return
 	}
 	d := m.now - c.sent
+	if msg.Number != c.number { // late, but alive: as if the first was answered
+		d = m.now - c.firstSent
+	}
 	c.rtt.sample(d)
 	m.coord.update(d, msg.Status.Coord)
 	c.out, c.trial = 0, trial{}
