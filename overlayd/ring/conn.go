@@ -34,7 +34,8 @@ type conn struct {
 	out             int     // Pings without answer
 	first, number   uint32  // of the first and the last Ping without answer
 	firstSent, sent instant
-	trial           trial
+	trial           *trial  // nil: nothing suspected
+	farAt           instant // when it was drawn
 }
 
 func (c *conn) ring() bool   { return c.status.Flags&(wire.StatusMember|wire.StatusReady) != 0 }
@@ -43,6 +44,12 @@ func (c *conn) member() bool { return c.status.Flags&wire.StatusMember != 0 }
 
 // near says that one of the two counts the other among its neighbours.
 func (c *conn) near() bool { return (c.roles|c.theirs)&wire.RoleNear != 0 }
+
+// shortcut says that the connection is told to others for lookahead.
+func (c *conn) shortcut() bool {
+	all := c.roles | c.theirs
+	return c.member() && all&(wire.RoleFar|wire.RoleDemand) != 0 && c.roles&wire.RoleNear == 0
+}
 
 func (c *conn) deadline() instant {
 	d := c.ping
@@ -121,6 +128,7 @@ func (m *Machine) opened(c *conn, why Why) {
 		m.lookElsewhere(c)
 	case WhyFar:
 		m.take(c, wire.RoleFar)
+		c.farAt = m.now
 	case WhyDemand:
 		m.take(c, wire.RoleDemand)
 	case WhyNear:

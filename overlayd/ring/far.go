@@ -37,51 +37,63 @@ func (m *Machine) farTarget() int {
 	return int(math.Ceil(m.size / 2))
 }
 
-func (m *Machine) farCount() (n int) {
+// farCount returns the far links of this node's own, and those being opened.
+func (m *Machine) farCount() (linked, opening int) {
 	for _, c := range m.conns {
 		if c.roles&wire.RoleFar != 0 {
-			n++
+			linked++
 		}
 	}
 	for _, o := range m.opening {
 		if o.why == WhyFar {
-			n++
+			opening++
 		}
 	}
-	return n
+	return linked, opening
 }
 
 // wantFar draws far links while some are missing, and one anew every five
-// minutes, or all when the ring has doubled or halved.
+// minutes and when the ring has doubled or halved; the oldest goes when the
+// new one is there.
 func (m *Machine) wantFar() {
 	if m.phase != OnRing {
 		return
 	}
-	have, want := m.farCount(), m.farTarget()
-	if m.now >= m.renewAt || math.Abs(m.size-m.drawnSize) >= 1 && m.now >= m.farAt && have >= want {
-		m.renewAt = m.now + m.jitter(farRenew)
-		if have >= want && want > 0 {
-			want = have + 1
-			m.farAt = m.now
+	linked, opening := m.farCount()
+	want := m.farTarget()
+	if linked > want {
+		m.release(m.oldestFar(), wire.RoleFar)
+	}
+	if m.now >= m.renewAt || math.Abs(m.size-m.drawnSize) >= 1 {
+		m.renewAt, m.drawnSize, m.renewing = m.now+m.jitter(farRenew), m.size, true
+	}
+	missing := linked+opening < want || m.renewing && want > 0 && linked+opening == want
+	switch {
+	case !missing:
+		m.farAt = never
+	case m.farAt == never:
+		m.farAt = m.now + m.jitter(farSearch)
+	case m.now >= m.farAt && !m.calling(callFar):
+		m.farAt = m.now + m.jitter(farSearch)
+		if len(m.conns)+len(m.opening) < m.cfg.Degree {
+			m.renewing = false
+			at := nodeid.Add(m.cfg.ID, nodeid.FromFraction(m.draw()))
+			m.begin(callFar, wire.Target{ID: at}, nodeid.ID{})
+		}
+	case m.now >= m.farAt:
+		m.farAt = m.now + m.jitter(farSearch)
+	}
+}
+
+// oldestFar returns the far link that was drawn first. There is one.
+func (m *Machine) oldestFar() *conn {
+	var oldest *conn
+	for _, c := range m.conns {
+		if c.roles&wire.RoleFar != 0 && (oldest == nil || c.farAt < oldest.farAt) {
+			oldest = c
 		}
 	}
-	if m.now < m.farAt {
-		return
-	}
-	m.farAt = never
-	if have >= want || m.calling(callFar) {
-		if have < want {
-			m.farAt = m.now + m.jitter(farSearch)
-		}
-		m.drawnSize = m.size
-		return
-	}
-	m.farAt = m.now + m.jitter(farSearch)
-	if len(m.conns)+len(m.opening) >= m.cfg.Degree {
-		return
-	}
-	at := nodeid.Add(m.cfg.ID, nodeid.FromFraction(m.draw()))
-	m.begin(callFar, wire.Target{ID: at}, nodeid.ID{})
+	return oldest
 }
 
 // farFound takes the nodes around a drawn point: of up to 16 consecutive ones

@@ -97,7 +97,9 @@ func back(h wire.Header) wire.Target { return wire.Target{ID: h.Src, Exact: true
 
 func (m *Machine) onFind(h wire.Header) {
 	if h.Src == m.cfg.ID { // a lookup of its own place came home: one ring
-		m.answered(h.RPC)
+		if c, ok := m.answered(h.RPC); ok {
+			m.lookedFrom(c.srcVia)
+		}
 		return
 	}
 	m.route(back(h), nodeid.ID{}, h.RPC, m.found(), 0)
@@ -309,35 +311,54 @@ func (m *Machine) stayMember() {
 	m.act(Member{On: false})
 }
 
-// wantMerge looks, from a random past or first contact, who is nearest to this
-// node: another than itself is of another ring.
+// wantMerge looks, from a random first contact and a random past peer in turn,
+// who is nearest to this node: another than itself is of another ring.
 func (m *Machine) wantMerge() {
 	if m.phase != OnRing || m.now < m.mergeAt {
 		return
 	}
 	m.mergeAt = m.now + m.jitter(mergeEvery)
 	m.kicked = m.now
-	n := len(m.contacts) + len(m.passive)
-	if n == 0 {
-		return
+	m.turn = !m.turn
+	from, ok := m.pastPeer(m.turn)
+	if !ok {
+		from, ok = m.pastPeer(!m.turn)
 	}
-	i := m.cfg.Rand.IntN(n)
-	var from wire.Contact
-	if i < len(m.contacts) {
-		from = m.contacts[i]
-	} else {
-		from = m.passive[i-len(m.contacts)]
+	if ok {
+		m.open(from, nodeid.ID{}, WhyMerge)
+	} else if len(m.conns) > 0 {
+		m.lookElsewhere(m.conns[m.cfg.Rand.IntN(len(m.conns))])
 	}
-	if c := m.conn(from.ID); c != nil {
-		m.lookElsewhere(c)
-		return
+}
+
+// pastPeer returns a random first contact, or past peer, that is not connected.
+func (m *Machine) pastPeer(first bool) (wire.Contact, bool) {
+	list := m.passive
+	if first {
+		list = m.contacts
 	}
-	m.open(from, nodeid.ID{}, WhyMerge)
+	start := 0
+	if len(list) > 0 {
+		start = m.cfg.Rand.IntN(len(list))
+	}
+	for i := range list {
+		if c := list[(start+i)%len(list)]; m.conn(c.ID) == nil && !m.held(c.ID) {
+			return c, true
+		}
+	}
+	return wire.Contact{}, false
 }
 
 // lookElsewhere asks through a peer.
 func (m *Machine) lookElsewhere(c *conn) {
 	m.begin(callMerge, wire.Target{ID: m.cfg.ID, Via: c.peer.ID}, c.peer.ID)
+}
+
+// lookedFrom lets go of the peer that a lookup began at.
+func (m *Machine) lookedFrom(id nodeid.ID) {
+	if c := m.conn(id); c != nil {
+		m.release(c, wire.RoleLeaf)
+	}
 }
 
 func (m *Machine) onFound(rpc uint32, msg wire.Found) {
@@ -349,9 +370,7 @@ func (m *Machine) onFound(rpc uint32, msg wire.Found) {
 	case callFar:
 		m.farFound(msg)
 	case callMerge:
-		if via := m.conn(c.srcVia); via != nil && via.roles == wire.RoleLeaf {
-			m.release(via, wire.RoleLeaf)
-		}
+		m.lookedFrom(c.srcVia)
 		if m.phase != OnRing || msg.Self.ID == m.cfg.ID {
 			return
 		}

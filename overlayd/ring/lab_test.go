@@ -35,6 +35,7 @@ type lab struct {
 	after    func()        // every event
 	on       func(n *node, a Action)
 
+	opens       int // sessions made
 	sent, bytes int // link messages
 	hops        []int
 	expired     func()
@@ -257,10 +258,9 @@ func (l *lab) open(n *node, a Open) {
 			}
 			return
 		}
+		l.opens++
 		n.sessions[id], peer.sessions[n.id] = relay, relay
-		if relay != id {
-			peer.sessions[n.id] = relay
-		} else {
+		if relay == id {
 			peer.sessions[n.id] = n.id
 		}
 		up := LinkUp{Contact: l.contact(id), RTT: rtt}

@@ -37,7 +37,7 @@ func (m *Machine) refresh() {
 func (m *Machine) restate() {
 	sum := uint64(0)
 	for _, c := range m.conns {
-		if c.member() && c.roles&wire.RoleNear == 0 {
+		if c.shortcut() {
 			sum += c.prefix
 		}
 	}
@@ -261,7 +261,7 @@ func (m *Machine) announce() {
 func (m *Machine) neigh() wire.Neigh {
 	n := wire.Neigh{Status: m.status(), List: m.list}
 	for _, c := range m.conns {
-		if c.member() && c.roles&wire.RoleNear == 0 && len(n.Far) < wire.MaxFar {
+		if c.shortcut() && len(n.Far) < wire.MaxFar {
 			n.Far = append(n.Far, c.prefix)
 		}
 	}
@@ -281,6 +281,9 @@ func (m *Machine) onNeigh(c *conn, msg wire.Neigh) {
 	c.list = wire.List{}
 	if c.near() || m.phase != OnRing {
 		c.list = tidy(msg.List, c.peer.ID)
+	}
+	if n := len(msg.List.Preds) + len(msg.List.Succs) + len(msg.Far); cap(c.told) < n || cap(c.told) > n+8 {
+		c.told = make([]uint64, 0, n)
 	}
 	c.told = c.told[:0]
 	for _, p := range msg.List.Preds {
@@ -328,6 +331,9 @@ func (m *Machine) resize() {
 	}
 	slices.Sort(sizes)
 	m.size = sizes[len(sizes)/2]
+	if m.rules.size > 0 {
+		m.size = m.rules.size
+	}
 	m.r = min(max(m.rules.list, int(math.Ceil(m.size/2))), wire.MaxList)
 }
 

@@ -134,13 +134,14 @@ type Config struct {
 // rules are what the invariants rest on. New sets all of them; tests break
 // them one at a time to see that the checkers notice.
 type rules struct {
-	rectify   bool // a peer that connects is taken into the list
-	atomic    bool // a peer's list is replaced whole
-	listed    bool // member only as the predecessor's first successor
-	promise   bool // hops promise strictly less
-	witnesses int  // for a death
-	list      int  // holders on each side of a list, at least
-	mixedBase bool // far links drawn as Evio does, exp(log10(n)(u-1)): wrong
+	rectify   bool    // a peer that connects is taken into the list
+	atomic    bool    // a peer's list is replaced whole
+	listed    bool    // member only as the predecessor's first successor
+	promise   bool    // hops promise strictly less
+	witnesses int     // for a death
+	list      int     // holders on each side of a list, at least
+	size      float64 // log2 of the size to believe in; 0: the estimate
+	mixedBase bool    // far links drawn as Evio does, exp(log10(n)(u-1)): wrong
 }
 
 var sound = rules{rectify: true, atomic: true, listed: true, promise: true, witnesses: witnesses, list: minList}
@@ -195,8 +196,10 @@ type Machine struct {
 	attachAt  instant
 	mergeAt   instant
 	kicked    instant // last lookup for another ring
+	turn      bool    // of first contacts, then of past peers
 	farAt     instant
 	renewAt   instant
+	renewing  bool    // one far link more is drawn, for the oldest
 	drawnSize float64 // size when far links were last all drawn
 	far       farSearchState
 	deadline  instant

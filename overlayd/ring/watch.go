@@ -45,7 +45,7 @@ func (r *rtt) timeout() time.Duration {
 // A session that is not with a neighbour is dropped after three losses without
 // a jury: nobody is told that the peer is dead.
 type trial struct {
-	number uint32 // of the questions; 0: no trial
+	number uint32 // of the questions
 	since  instant
 	silent [jury]wire.Holder
 	n      int
@@ -74,7 +74,7 @@ func (m *Machine) beat(c *conn) {
 		m.judge(c)
 		return
 	}
-	if c.out >= 1 && c.near() && c.trial.number == 0 {
+	if c.out >= 1 && c.near() && c.trial == nil {
 		m.summon(c)
 	}
 	m.pingNow(c)
@@ -98,8 +98,8 @@ func (m *Machine) pingNow(c *conn) {
 // summon asks up to three peers that list the suspect, of different holders,
 // none of them the suspect's.
 func (m *Machine) summon(c *conn) {
-	c.trial = trial{number: m.nextNumber(), since: m.now}
-	t := &c.trial
+	t := &trial{number: m.nextNumber(), since: m.now}
+	c.trial = t
 	holders := []wire.Holder{c.peer.Holder}
 	for _, o := range m.conns {
 		if o == c || o.out > 1 || t.askedN == jury || slices.Contains(holders, o.peer.Holder) || !slices.Contains(o.told, c.prefix) {
@@ -114,8 +114,11 @@ func (m *Machine) summon(c *conn) {
 
 // judge decides about a peer that answered no Ping.
 func (m *Machine) judge(c *conn) {
-	t := &c.trial
+	t := c.trial
 	switch {
+	case t == nil:
+		m.fail(c.peer.ID)
+		m.close(c, WhySilent)
 	case t.alive != nodeid.ID{}:
 		m.close(c, WhyBroken)
 		if m.conn(t.alive) != nil {
@@ -124,8 +127,9 @@ func (m *Machine) judge(c *conn) {
 	case t.n >= m.rules.witnesses:
 		m.bury(c.peer.ID, deadTime)
 		m.close(c, WhyDead)
-	case t.number == 0 || m.now-t.since >= juryTime:
+	case m.now-t.since >= juryTime:
 		m.fail(c.peer.ID)
+		m.grave(c.peer.ID).dead = true // nobody heard it: not listed until it is tried again
 		m.close(c, WhySilent)
 	default:
 		c.ping = t.since + juryTime
@@ -135,10 +139,10 @@ func (m *Machine) judge(c *conn) {
 // onProbeResult takes a juror's word, once, and only from whom was asked.
 func (m *Machine) onProbeResult(from *conn, msg wire.ProbeResult) {
 	c := m.conn(msg.Target)
-	if c == nil || c.trial.number == 0 || c.trial.number != msg.Number {
+	if c == nil || c.trial == nil || c.trial.number != msg.Number {
 		return
 	}
-	t := &c.trial
+	t := c.trial
 	i := slices.Index(t.asked[:t.askedN], from.peer.ID)
 	if i < 0 {
 		return
@@ -283,7 +287,7 @@ func (m *Machine) onPong(c *conn, msg wire.Pong) {
 	}
 	c.rtt.sample(d)
 	m.coord.update(d, msg.Status.Coord)
-	c.out, c.trial = 0, trial{}
+	c.out, c.trial = 0, nil
 	m.answerAsks(c, wire.FindingAlive)
 }
 
