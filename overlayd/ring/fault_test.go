@@ -105,7 +105,7 @@ func TestNeighboursThatCannotReachEachOther(t *testing.T) {
 }
 
 // juryRun cuts a node off from one neighbour and from at most one more, loses
-// a third of the questions and answers of juries, and returns how many nodes
+// half of the questions and answers of juries, and returns how many nodes
 // declared the cut-off node dead, which it is not.
 func juryRun(t *testing.T, seed uint64, rules rules, oneHolder bool) int {
 	l := newLab(t, seed)
@@ -130,7 +130,7 @@ func juryRun(t *testing.T, seed uint64, rules rules, oneHolder bool) int {
 	for _, c := range cut {
 		l.cut[[2]nodeid.ID{c.id, b.id}], l.cut[[2]nodeid.ID{b.id, c.id}] = true, true
 	}
-	l.loseJury = 0.33
+	l.loseJury = 0.5
 	l.run(30 * time.Second)
 	n := 0
 	for _, x := range m {
@@ -149,12 +149,13 @@ func TestNobodyIsDeadOnOneWitness(t *testing.T) {
 		if n := juryRun(t, seed, sound, false); n > 0 {
 			t.Errorf("seed %d: %d nodes declared a living node dead", seed, n)
 		}
-		caught += juryRun(t, seed, one, false)
+	}
+	for seed := uint64(0); caught == 0 && seed < 300; seed++ {
+		caught = juryRun(t, seed, one, false)
 	}
 	if caught == 0 {
 		t.Error("the mutant that believes one witness was not caught")
 	}
-	t.Logf("the mutant declared a living node dead %d times", caught)
 }
 
 // TestOneHoldersNodesAreOneWitness: a holder with four nodes around a victim

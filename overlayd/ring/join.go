@@ -96,7 +96,7 @@ func (m *Machine) found() wire.Found {
 func back(h wire.Header) wire.Target { return wire.Target{ID: h.Src, Exact: true, Via: h.SrcVia} }
 
 func (m *Machine) onFind(h wire.Header) {
-	if h.Src == m.cfg.ID { // a lookup of its own place came home: one ring
+	if h.Src == m.cfg.ID {
 		if c, ok := m.answered(h.RPC); ok {
 			m.lookedFrom(c.srcVia)
 		}
@@ -312,7 +312,7 @@ func (m *Machine) stayMember() {
 }
 
 // wantMerge looks, from a random first contact and a random past peer in turn,
-// who is nearest to this node: another than itself is of another ring.
+// who its nearest neighbours are: strangers are of another ring.
 func (m *Machine) wantMerge() {
 	if m.phase != OnRing || m.now < m.mergeAt {
 		return

@@ -30,9 +30,10 @@ type lab struct {
 	loss  float64
 	dup   float64
 
-	loseJury float64       // share of ProbeFor and ProbeResult lost
-	jitter   time.Duration // of each message's delay, so that they overtake
-	after    func()        // every event
+	tamper   func(from *node, data []byte) []byte // what liars send instead; nil: nothing
+	loseJury float64                              // share of ProbeFor and ProbeResult lost
+	jitter   time.Duration                        // of each message's delay, so that they overtake
+	after    func()                               // every event
 	on       func(n *node, a Action)
 
 	opens       int // sessions made
@@ -282,6 +283,11 @@ func (l *lab) send(n *node, to nodeid.ID, data []byte) {
 	relay, ok := n.sessions[to]
 	if !ok {
 		return
+	}
+	if l.tamper != nil {
+		if data = l.tamper(n, data); data == nil {
+			return
+		}
 	}
 	l.sent++
 	n.bytes += len(data) + overhead

@@ -23,12 +23,13 @@ import (
 // keeps P and lowers the distance. So no message comes back to a node with the
 // same P, and while lists stay as they are a node takes step 1 at most once
 // for a message: it took its least first. Connections that have not answered
-// two Pings are passed over.
+// two Pings are passed over. A Join, or a Find for the sender's own ID, is led
+// past the sender.
 func (m *Machine) NextHop(h *wire.Header) (nodeid.ID, Verdict) {
 	if h.To.Via == m.cfg.ID && m.cfg.ID != (nodeid.ID{}) {
 		h.To.Via, h.Promise = nodeid.ID{}, wire.NoPromise
 	}
-	if h.To.Via == (nodeid.ID{}) && h.To.ID == m.cfg.ID && h.Payload != wire.TypeJoin {
+	if h.To.Via == (nodeid.ID{}) && h.To.ID == m.cfg.ID {
 		return m.cfg.ID, Deliver
 	}
 	if h.TTL == 0 {
@@ -129,7 +130,7 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 	if m.phase != OnRing {
 		return nodeid.ID{}, OffRing
 	}
-	past := h.Payload == wire.TypeJoin && h.To.Via == (nodeid.ID{}) // the joiner itself is not there yet
+	past := h.To.Via == (nodeid.ID{}) && ownPlace(h)
 	target := to.Prefix()
 	own := nodeid.PrefixDistance(m.prefix, target)
 	var ahead, nearest *conn
@@ -163,6 +164,12 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 		return nodeid.ID{}, NoRoute
 	}
 	return m.cfg.ID, Deliver
+}
+
+// ownPlace says that a node looks for its own place on the ring: it is to be
+// led to its neighbours, past itself.
+func ownPlace(h *wire.Header) bool {
+	return h.Src == h.To.ID && (h.Payload == wire.TypeJoin || h.Payload == wire.TypeFind)
 }
 
 func contains(ids []nodeid.ID, id nodeid.ID) bool {
