@@ -13,6 +13,7 @@ import (
 	"gridappliance/builder/deliver"
 	"gridappliance/builder/disk"
 	"gridappliance/builder/plan"
+	"gridappliance/builder/progress"
 	"gridappliance/builder/spec"
 )
 
@@ -71,7 +72,8 @@ A file or folder appears under its name only when it is whole.`,
 				return err
 			}
 			report := buildReport{Base: p.BaseID, Private: p.Private}
-			if err := im.write(cmd.Context(), b, layers, p, out, &report); err != nil {
+			w := imageWriter{flags: &f, image: im, base: b, stack: layers, plan: p, out: out, progress: progress}
+			if err := w.write(cmd.Context(), &report); err != nil {
 				return err
 			}
 			report.Seconds = time.Since(start).Seconds()
@@ -103,6 +105,9 @@ type buildReport struct {
 	Files   []string       `json:"files"`
 	Targets []targetReport `json:"targets"`
 	Seconds float64        `json:"seconds"`
+
+	Manifest string `json:"manifest"` // path: what went in, and what every part must be
+	SPDX     string `json:"spdx"`     // path: the same as an SPDX 2.3 document
 }
 
 type targetReport struct {
@@ -111,10 +116,22 @@ type targetReport struct {
 	Seconds float64     `json:"seconds"`
 }
 
+// imageWriter writes an image into the folder out.
+type imageWriter struct {
+	flags    *imageFlags
+	image    *image
+	base     *base.Base
+	stack    *stack
+	plan     *plan.Plan
+	out      string
+	progress *progress.Reporter
+}
+
 // write composes the disk and writes it for every target of the plan into the
-// folder out, which is made when it is not there.
-func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan, out string, report *buildReport) error {
-	contents := im.contents(b, s)
+// folder out, which is made when it is not there, and what went in beside it.
+func (w *imageWriter) write(ctx context.Context, report *buildReport) error {
+	im, p, out := w.image, w.plan, w.out
+	contents := im.contents(w.base, w.stack)
 	d, err := disk.Compose(p.Layout, contents)
 	if err != nil {
 		return err
@@ -123,12 +140,14 @@ func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan
 	if err := os.MkdirAll(out, 0o777); err != nil {
 		return fmt.Errorf("make output folder: %w", err)
 	}
-	image := deliver.Image{Plan: p, Disk: d, Floppy: im.floppy, Kernel: contents.Kernel, Initrd: contents.Initrd, Time: b.Manifest.Time}
+	image := deliver.Image{Plan: p, Disk: d, Floppy: im.floppy, Kernel: contents.Kernel, Initrd: contents.Initrd, Time: w.base.Manifest.Time}
+	var names []string
 	for _, o := range p.Outputs {
 		start := time.Now()
-		if err := image.Write(ctx, out, o); err != nil {
+		if err := w.step(string(o.Target), func(*progress.Step) error { return image.Write(ctx, out, o) }); err != nil {
 			return err
 		}
+		names = append(names, o.Paths()...)
 		t := targetReport{Target: o.Target, Seconds: time.Since(start).Seconds()}
 		for _, name := range o.Paths() {
 			path := filepath.Join(out, filepath.FromSlash(name))
@@ -141,5 +160,14 @@ func (im *image) write(ctx context.Context, b *base.Base, s *stack, p *plan.Plan
 		}
 		report.Targets = append(report.Targets, t)
 	}
-	return nil
+	return w.step("manifest", func(*progress.Step) error {
+		report.Manifest, report.SPDX, err = w.describe(d, names)
+		return err
+	})
+}
+
+// step runs a step that is shown where it takes longer than a moment.
+func (w *imageWriter) step(name string, f func(*progress.Step) error) error {
+	s := w.progress.StartLate(name)
+	return s.End(f(s))
 }

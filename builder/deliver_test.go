@@ -60,7 +60,7 @@ func TestTargets(t *testing.T) {
 			private = "-private"
 		}
 		want := map[string]string{}
-		for _, e := range []string{".raw", ".qcow2", ".ova", ".ova.txt"} {
+		for _, e := range []string{".raw", ".qcow2", ".ova", ".ova.txt", ".manifest.json", ".spdx.json"} {
 			want["site"+private+e] = tt.mode[0]
 		}
 		for _, folder := range strings.Split(tt.want, "; ") {
@@ -79,8 +79,8 @@ func TestTargets(t *testing.T) {
 		if diff := cmp.Diff(want, names); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
 		}
-		if lines := strings.Split(strings.TrimSpace(stdout), "\n"); len(lines) != len(sums) {
-			t.Errorf("%d files named, %d there", len(lines), len(sums))
+		if lines := strings.Split(strings.TrimSpace(stdout), "\n"); len(lines) != len(sums)-2 {
+			t.Errorf("%d files named, %d there besides the manifest and SPDX", len(lines), len(sums)-2)
 		}
 		must(t, append(args, "-o", again)...)
 		if private != "" {

@@ -99,7 +99,7 @@ func TestBuild(t *testing.T) {
 	if want := filepath.Join(out, "site-private.raw") + "\n" + filepath.Join(out, "site-private.qcow2") + "\n"; stdout != want {
 		t.Errorf("stdout %q, want %q", stdout, want)
 	}
-	if entries, _ := os.ReadDir(out); len(entries) != 2 {
+	if entries, _ := os.ReadDir(out); len(entries) != 4 { // and the manifest and SPDX
 		t.Errorf("the folder has %v", entries)
 	}
 	out = t.TempDir()

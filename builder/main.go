@@ -62,6 +62,7 @@ func commands() []*cobra.Command {
 		newCheckCommand(),
 		newPlanCommand(),
 		newBuildCommand(),
+		newVerifyCommand(),
 		newBootCommand(),
 	}
 }

@@ -20,6 +20,7 @@ import (
 //	bases/ID/           finished bases
 //	modules/SHA256      modules that came from servers
 //	layers/KEY.module   packages on top of a base; files of a definition
+//	materials/SHA.json  licences and Go modules of a layer
 //	tmp/                what is being made; renamed into place when whole
 //
 // Nothing in it is ever changed after it got its name, so any number of
@@ -50,7 +51,7 @@ func OpenStore(dir string) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
-	for _, sub := range []string{"debs", "tools", "trees", "bases", "modules", "layers", "tmp"} {
+	for _, sub := range []string{"debs", "tools", "trees", "bases", "modules", "layers", "materials", "tmp"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			return nil, fmt.Errorf("open store %s: %w", dir, err)
 		}

@@ -24,6 +24,7 @@ import (
 	"slices"
 
 	"gridappliance/builder/disk"
+	"gridappliance/internal/scratch"
 )
 
 // Create makes the file at path with what write puts into it. The file has
@@ -31,10 +32,12 @@ import (
 // ends; an older file at path stays until then. A private file is readable by
 // its owner alone from the first byte on.
 //
-// It does not wait for the bytes to reach the medium: after a power failure of
+// What a build that was killed left goes with the next of the same path. Create
+// does not wait for the bytes to reach the medium: after a power failure of
 // the host, build again.
 func Create(path string, private bool, write func(*os.File) error) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part") // mode 0600
+	sweep(path)
+	f, err := scratch.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part") // mode 0600
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -68,11 +71,13 @@ func CreateFolder(path string, private bool, names []string, write func(name str
 	if err := replaceable(path, names); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	dir, err := os.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part") // mode 0700
+	sweep(path)
+	held, err := scratch.MkdirTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.part") // mode 0700
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	defer os.RemoveAll(dir) // after the rename there is nothing to remove
+	defer held.Remove()
+	dir := held.Path
 	for _, name := range names {
 		if err := Create(filepath.Join(dir, name), private, func(f *os.File) error { return write(name, f) }); err != nil {
 			return err
@@ -87,6 +92,11 @@ func CreateFolder(path string, private bool, names []string, write func(name str
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
+}
+
+// sweep removes what builds of path left that were killed.
+func sweep(path string) {
+	scratch.Sweep(filepath.Dir(path), "."+filepath.Base(path)+".*.part*", nil)
 }
 
 // replaceable says why the folder at path must not be replaced, if it is there.

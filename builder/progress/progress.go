@@ -93,6 +93,8 @@ type Step struct {
 	note        string
 	drawn       time.Time
 	ended       bool
+	quiet       bool // not shown yet
+	timer       *time.Timer
 }
 
 // Start begins a step.
@@ -103,15 +105,41 @@ func (r *Reporter) Start(name string) *Step {
 	s := &Step{r: r, name: name, began: r.now()}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	switch r.mode {
-	case Lines:
-		fmt.Fprintf(r.w, "%s: started\n", name)
-	case JSON:
-		r.event(event{Step: name, Event: "start"})
-	case Bar:
-		s.drawLocked(s.began)
-	}
+	s.showLocked(s.began)
 	return s
+}
+
+// late is how long a step that StartLate starts stays silent.
+const late = time.Second
+
+// StartLate begins a step of which nothing is shown unless it takes longer than
+// a second or fails. As JSON it is like Start.
+func (r *Reporter) StartLate(name string) *Step {
+	if r == nil || r.mode == JSON {
+		return r.Start(name)
+	}
+	s := &Step{r: r, name: name, began: r.now(), quiet: true}
+	s.timer = time.AfterFunc(late, func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if !s.ended && s.quiet {
+			s.showLocked(r.now())
+		}
+	})
+	return s
+}
+
+// showLocked writes that the step has begun.
+func (s *Step) showLocked(now time.Time) {
+	s.quiet = false
+	switch s.r.mode {
+	case Lines:
+		fmt.Fprintf(s.r.w, "%s: started\n", s.name)
+	case JSON:
+		s.r.event(event{Step: s.name, Event: "start"})
+	case Bar:
+		s.drawLocked(now)
+	}
 }
 
 // Expect names the total and what is counted.
@@ -132,6 +160,9 @@ func (s *Step) Add(n int64) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	s.done += n
+	if s.quiet {
+		return
+	}
 	if now := s.r.now(); now.Sub(s.drawn) >= interval && !s.ended {
 		s.drawLocked(now)
 	}
@@ -166,6 +197,12 @@ func (s *Step) End(err error) error {
 		return err
 	}
 	s.ended = true
+	if s.timer != nil {
+		s.timer.Stop()
+	}
+	if s.quiet && err == nil {
+		return nil
+	}
 	took := r.now().Sub(s.began).Seconds()
 	switch r.mode {
 	case JSON:
@@ -203,6 +240,9 @@ func (s *Step) endText(took float64, err error) string {
 const barWidth = 24
 
 func (s *Step) drawLocked(now time.Time) {
+	if s.quiet {
+		return
+	}
 	s.drawn = now
 	switch s.r.mode {
 	case JSON:
