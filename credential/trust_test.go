@@ -486,3 +486,46 @@ func TestTrustRevocations(t *testing.T) {
 		t.Errorf("newest signed time %v", after.Newest())
 	}
 }
+
+func TestKnown(t *testing.T) {
+	w := newWorld(t)
+	root, v1 := w.grid.root, w.grid.Descriptor
+	version := func(n uint64, bootstrap string) func(*Descriptor) {
+		return func(d *Descriptor) { d.Version, d.Issued, d.Bootstrap = n, testTime.Add(time.Hour), []string{bootstrap} }
+	}
+	v2, twin := next(t, v1, version(2, "a.example.org:1"), root), next(t, v1, version(2, "b.example.org:1"), root)
+	var trust Trust
+	if known := trust.Known(); len(known) != 0 {
+		t.Fatalf("an empty memory knows %d objects", len(known))
+	}
+	mustAccept(t, &trust, v1)
+	mustAccept(t, &trust, v2)
+	list := revocations(t, root, nil, 3, entry(w.holder.cert))
+	if _, err := trust.AcceptRevocations(list.Text()); err != nil {
+		t.Fatal(err)
+	}
+	_, err := trust.AcceptDescriptor(twin.Text())
+	wantRefusal(t, err, ErrConflict)
+	known := trust.Known()
+	if len(known) != 3 {
+		t.Fatalf("knows %d objects, want 3", len(known))
+	}
+	if k := known[0]; k.Version != 2 || !k.Conflict || k.Previous || k.Revocations || !bytes.Equal(k.Text, v2.Text()) {
+		t.Errorf("the newest descriptor: version %d, conflict %v", k.Version, k.Conflict)
+	}
+	if k := known[1]; k.Version != 1 || k.Conflict || !k.Previous {
+		t.Errorf("the descriptor before: version %d, previous %v", k.Version, k.Previous)
+	}
+	if k := known[2]; k.Version != 3 || !k.Revocations || k.Signer != (KeyID{}) || k.Body != list.hash() {
+		t.Errorf("the list: version %d, signer %v", k.Version, k.Signer)
+	}
+	if k, err := KnownBy(twin.Text()); err != nil || k.Version != 2 || k.Body == known[0].Body || k.Revocations {
+		t.Errorf("the twin: %+v, %v", k, err)
+	}
+	if k, err := KnownBy(list.Text()); err != nil || !k.Revocations || k.Body != known[2].Body {
+		t.Errorf("the list: %+v, %v", k, err)
+	}
+	if _, err := KnownBy([]byte("x")); !errors.Is(err, ErrFormat) {
+		t.Errorf("garbage: %v", err)
+	}
+}

@@ -168,3 +168,12 @@ func TestFloodOfPuts(t *testing.T) {
 	}
 	t.Logf("%d puts without chains: the honest record is at %d of 5 nodes; %+v", flooded, len(n.stores(name)), n.nodes[1].machine.Counters())
 }
+
+// TestReplays runs the same churn twice: the same messages.
+func TestReplays(t *testing.T) {
+	_, _, a := churn(t, 4, 6, nil)
+	_, _, b := churn(t, 4, 6, nil)
+	if a.sent != b.sent || a.bytes != b.bytes || a.total() != b.total() {
+		t.Errorf("%d messages of %d bytes, then %d of %d", a.sent, a.bytes, b.sent, b.bytes)
+	}
+}
