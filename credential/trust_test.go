@@ -491,7 +491,9 @@ func TestKnown(t *testing.T) {
 	w := newWorld(t)
 	root, v1 := w.grid.root, w.grid.Descriptor
 	version := func(n uint64, bootstrap string) func(*Descriptor) {
-		return func(d *Descriptor) { d.Version, d.Issued, d.Bootstrap = n, testTime.Add(time.Hour), []string{bootstrap} }
+		return func(d *Descriptor) {
+			d.Version, d.Issued, d.Bootstrap = n, testTime.Add(time.Hour), []string{bootstrap}
+		}
 	}
 	v2, twin := next(t, v1, version(2, "a.example.org:1"), root), next(t, v1, version(2, "b.example.org:1"), root)
 	var trust Trust
