@@ -41,8 +41,6 @@
 package gossip
 
 import (
-	"math/rand/v2"
-
 	"gridappliance/credential"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/wire"
@@ -50,7 +48,6 @@ import (
 
 // Config is what a Machine is made of.
 type Config struct {
-	Rand  *rand.Rand
 	Trust *credential.Trust // the machine changes it; nobody else may
 }
 

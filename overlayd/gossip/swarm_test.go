@@ -164,7 +164,7 @@ func (s *swarm) add(trust *credential.Trust) int {
 	id := nodeid.ID{0: byte(s.rand.Uint32()), 14: byte(n >> 8), 15: byte(n)}
 	s.nodes = append(s.nodes, &member{
 		id: id, trust: trust, far: map[int]bool{},
-		machine: New(Config{Rand: s.rand, Trust: trust}),
+		machine: New(Config{Trust: trust}),
 	})
 	return n
 }
