@@ -19,13 +19,15 @@ type claim struct {
 
 	state   State
 	lease   Lease
-	settled bool   // granted at least once since the start
-	sent    uint64 // highest seq that this machine sent for the lease's key
+	prior   wire.LeaseCertificate // the one before lease's
+	settled bool                  // granted at least once since the start
+	sent    uint64                // highest seq that this machine sent for the lease's key
 
 	try     uint32 // next candidate
 	tried   int    // candidates since the last grant
 	key     wire.LeaseKey
 	round   *round
+	done    *round // the one that lease is from: late answers still tell something
 	seq     uint64 // of the next round
 	proof   []wire.Answer
 	quick   int
@@ -254,19 +256,47 @@ func (c *claim) react(m *wire.Answer, now time.Time) {
 		h.act(TellRoster{To: m.Witness})
 	case wire.NeedChain:
 		h.act(SendChain{To: m.Witness})
-	case wire.Recovering:
-		c.show(m.Witness)
+	case wire.Recovering, wire.NeedProof:
+		c.show(m.Witness, &c.lease.Certificate)
 	case wire.Held:
 		if m.Holder == (nodeid.ID{}) {
-			c.show(m.Witness)
+			c.show(m.Witness, &c.lease.Certificate)
 		}
 	}
 }
 
-// show shows the lease to a witness.
-func (c *claim) show(witness nodeid.ID) {
-	if c.state == Holding || c.state == Validating {
-		c.h.act(Route{To: wire.Target{ID: witness, Exact: true}, Type: wire.TypeShow, Body: c.lease.Certificate.Append(nil)})
+// late takes an answer to the round that the lease is from. A late vote joins
+// the certificate; a witness that does not know the seq before is shown what
+// it has missed, or has forgotten.
+func (c *claim) late(m *wire.Answer) {
+	if !slices.Contains(c.done.sets.all, m.Witness) || !c.h.cfg.Crypto.Verify(m.Witness, &m.Signature, m.Signed(nil)) {
+		c.h.counts[CountBadSignature]++
+		return
+	}
+	switch {
+	case m.Verdict == wire.NeedProof:
+		c.show(m.Witness, &c.prior)
+	case m.Verdict == wire.Recovering:
+		c.show(m.Witness, &c.lease.Certificate)
+	case m.Verdict == wire.Granted && m.Seq == c.done.seq && m.Holder == c.h.cfg.ID && m.Instance == c.h.cfg.Instance && m.Term == c.done.term:
+		cert := &c.lease.Certificate
+		votes := make([]wire.Answer, len(cert.Votes), len(cert.Votes)+1)
+		for i := range votes {
+			votes[i] = cert.Answer(i)
+			if votes[i].Witness == m.Witness || votes[i].Epoch != m.Epoch {
+				return
+			}
+		}
+		if votes = append(votes, *m); len(c.done.sets.consistent(votes)) == len(votes) {
+			*cert = certificate(votes)
+		}
+	}
+}
+
+// show shows a lease to a witness.
+func (c *claim) show(witness nodeid.ID, cert *wire.LeaseCertificate) {
+	if (c.state == Holding || c.state == Validating) && len(cert.Votes) > 0 {
+		c.h.act(Route{To: wire.Target{ID: witness, Exact: true}, Type: wire.TypeShow, Body: cert.Append(nil)})
 	}
 }
 
@@ -325,6 +355,7 @@ func (c *claim) granted(votes []wire.Answer, now time.Time) {
 	} else {
 		h.counts[CountGrants]++
 	}
+	c.prior, c.done = c.lease.Certificate, r
 	if !r.renewal {
 		c.sent = 0
 	}
@@ -431,7 +462,7 @@ func (c *claim) lose(why Reason, now time.Time) {
 	if why == ReasonNewer {
 		c.previous = wire.LeaseKey{}
 	}
-	c.key, c.seq, c.lease = wire.LeaseKey{}, 1, Lease{}
+	c.key, c.seq, c.lease, c.prior, c.done = wire.LeaseKey{}, 1, Lease{}, wire.LeaseCertificate{}, nil
 	c.next, c.backoff = now, 0
 	c.h.act(Save{Claim: c.id})
 	c.set(Acquiring, why)

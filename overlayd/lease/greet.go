@@ -18,7 +18,7 @@ func (w *Witness) greeting(flags uint8, now time.Time) wire.Greet {
 	w.greeted++
 	g := wire.Greet{
 		Witness: w.cfg.ID, Epoch: w.book.current.Epoch, Incarnation: w.incarnation, Boot: w.boot, Start: w.start,
-		Number: uint32(w.greeted), Clock: now.UnixMilli(), Flags: flags,
+		Number: uint32(w.greeted), Records: w.total, Clock: now.UnixMilli(), Flags: flags,
 	}
 	switch w.mode {
 	case recovering:
@@ -125,11 +125,13 @@ const (
 )
 
 // order compares two greetings: a machine counts incarnations, then boots, then
-// greetings, and starts once in a boot.
+// greetings, and starts once in a boot; its records only grow.
 func order(g, than *wire.Greet) relation {
 	switch {
 	case g.Incarnation != than.Incarnation:
 		return choose(g.Incarnation > than.Incarnation)
+	case g.Boot > than.Boot && g.Records < than.Records || g.Boot < than.Boot && g.Records > than.Records:
+		return contradicts
 	case g.Boot != than.Boot:
 		return choose(g.Boot > than.Boot)
 	case g.Start != than.Start:
@@ -164,7 +166,7 @@ func (w *Witness) greetedBy(m *wire.Greeted, now time.Time) {
 
 // evidence looks at a greeting by this witness's own key.
 func (w *Witness) evidence(g *wire.Greet, now time.Time) {
-	me := wire.Greet{Incarnation: w.incarnation, Boot: w.boot, Start: w.start, Number: uint32(w.greeted), Clock: g.Clock}
+	me := wire.Greet{Incarnation: w.incarnation, Boot: w.boot, Start: w.start, Number: uint32(w.greeted), Records: w.total, Clock: g.Clock}
 	same := g.Incarnation == me.Incarnation && g.Boot == me.Boot && g.Start == me.Start
 	if same && int(g.Number) <= w.greeted && w.greeted-int(g.Number) < sentClocks && w.clocks[g.Number%sentClocks] != g.Clock {
 		w.forgot(now)

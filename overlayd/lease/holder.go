@@ -232,6 +232,10 @@ func (h *Holder) routed(e Routed, now time.Time) {
 			c.answer(&m, now)
 			return
 		}
+		if r := c.done; r != nil && r.nonce == m.Nonce && r.key == m.Key {
+			c.late(&m)
+			return
+		}
 	}
 	h.counts[CountUnexpected]++
 }
@@ -250,7 +254,7 @@ func (h *Holder) published(e Published) {
 			return
 		}
 		for _, c := range h.claims {
-			c.show(g.Witness)
+			c.show(g.Witness, &c.lease.Certificate)
 		}
 	}
 }

@@ -28,6 +28,8 @@ import (
 //	6 twin    2 highest incarnation seen: suspended
 //	7 stopped a wire.Stopped
 //	8 voting  nothing: it has recovered
+//	9 mark    8 records that were ever written, this file as one; each record
+//	          after it is one more
 //
 // What follows a record that is cut off or damaged is not read: a crash while
 // appending loses only what nothing was signed for. A damaged record before
@@ -42,6 +44,7 @@ const (
 	recordTwin    = 6
 	recordStopped = 7
 	recordVoting  = 8
+	recordMark    = 9
 
 	fileFormat = 1
 	maxRecord  = 2048
@@ -92,6 +95,7 @@ func (w *Witness) record(b []byte) {
 		return
 	}
 	w.written++
+	w.total++
 	w.records++
 	w.act(Persist{w.written, b})
 }
@@ -123,7 +127,9 @@ func (w *Witness) rewrite(now time.Time) {
 		b = appendHold(b, k, w.holds[k])
 	}
 	w.written++
+	w.total++
 	w.records = len(w.holds)
+	b = appendRecord(b, recordMark, binary.BigEndian.AppendUint64(nil, w.total))
 	w.act(Rewrite{w.written, b})
 }
 
@@ -154,7 +160,9 @@ func (w *Witness) load(file []byte, now time.Time) (instance wire.Instance, ok b
 			clear(w.holds)
 			return wire.Instance{}, false
 		}
-		ok = true
+		if ok = true; kind != recordMark {
+			w.total++
+		}
 	}
 	return instance, ok
 }
@@ -190,6 +198,8 @@ func (w *Witness) loadRecord(kind byte, body []byte, instance *wire.Instance, no
 		s, err := wire.ParseStopped(body)
 		w.loaded = &s
 		return err == nil
+	case kind == recordMark && len(body) == 8:
+		w.total = binary.BigEndian.Uint64(body)
 	case kind == recordVoting && len(body) == 0:
 		if w.mode != suspended {
 			w.mode = voting

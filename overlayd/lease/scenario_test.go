@@ -85,7 +85,7 @@ func (w *world) plan(duration time.Duration) {
 	case "clone":
 		w.after(w.between(10*time.Second, 25*time.Second), func() { w.hiddenClone(w.between(0, 5*time.Second)) })
 	case "rollback":
-		at(func() { w.rollback(w.between(10*time.Second, 60*time.Second)) })
+		w.after(w.between(20*time.Second, 60*time.Second), func() { w.rollback(w.between(20*time.Second, 60*time.Second)) })
 	}
 	if v.localView {
 		w.after(time.Second, w.localView)
@@ -238,8 +238,11 @@ func (w *world) hiddenClone(later time.Duration) {
 func (w *world) rollback(later time.Duration) {
 	h := w.byID[w.roster.Witnesses[w.rng.IntN(len(w.roster.Witnesses))]][0]
 	disk := slices.Clone(h.disk)
-	w.stats.clones++
 	w.after(later, func() {
+		if slices.Equal(disk, h.disk) {
+			return
+		}
+		w.stats.clones++
 		h.crash(true, 100*time.Millisecond)
 		h.disk = disk
 	})

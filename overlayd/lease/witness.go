@@ -83,12 +83,14 @@ type Witness struct {
 	handed map[nodeid.ID]bool // witnesses of the new roster that have this one's holds
 	stop   *wire.Stop         // this witness's own
 	stops  map[nodeid.ID]wire.Signature
+	forced bool          // the alarm has been raised
 	loaded *wire.Stopped // from the file, until its roster comes
 
 	fresh   bool   // the file is to be written anew
 	written uint64 // records handed out
 	durable uint64 // records on disk
 	records int    // in the file
+	total   uint64 // records ever written
 	pending []pendingRoute
 	out     []Action
 }
@@ -203,6 +205,10 @@ func (w *Witness) due(now time.Time) {
 	if w.mode == recovering {
 		w.recovered(now)
 	}
+	if !w.book.stopped && !w.forced && w.book.left(now) {
+		w.forced = true
+		w.raise(AlarmForced, w.cfg.ID, wire.LeaseKey{})
+	}
 	if !now.Before(w.greetAt) {
 		w.greetAt = now.Add(greetEvery*4/5 + time.Duration(w.cfg.Rand.Int64N(int64(greetEvery*2/5))))
 		w.greetAll(now)
@@ -232,7 +238,7 @@ func (w *Witness) descriptor(e Descriptor, now time.Time) {
 	w.record(appendEpoch(nil, w.floor))
 	clear(w.handed)
 	clear(w.stops)
-	w.stop = nil
+	w.stop, w.forced = nil, false
 	w.greetAt = now
 	if w.loaded != nil {
 		w.learnStopped(w.loaded)

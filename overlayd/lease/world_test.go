@@ -68,7 +68,8 @@ type variant struct {
 	storm                                                          bool   // a witness forgets every few seconds
 	split                                                          bool   // a new roster on one side, the old one goes on, on the other
 	hidden                                                         string // "clone" or "rollback" that cannot be noticed by itself
-	deaf                                                           bool   // witnesses do not hear each other
+	deaf                                                           bool
+	days                                                           bool // times of TRUST.md: an hour and a week   // witnesses do not hear each other
 
 	fromAnswer, noRecovery, localView, releaseRenewal, fenceByTime, skipEpoch bool
 	sign                                                                      func(id nodeid.ID, seed uint64) lease.Crypto
@@ -152,17 +153,24 @@ func (fast) Verify(node nodeid.ID, s *wire.Signature, message []byte) bool {
 }
 
 // policy of the simulated grid: a pool of few addresses.
-type policy struct{}
+type policy struct{ lease, hold time.Duration }
 
 var pool = netip.MustParsePrefix("10.250.0.0/28")
 
-func (policy) Times(ns string) (time.Duration, time.Duration, bool) {
-	return leaseTime, holdTime, ns == "net"
+func (p policy) Times(ns string) (time.Duration, time.Duration, bool) {
+	return p.lease, p.hold, ns == "net"
 }
 func (policy) Pool(string) netip.Prefix { return pool }
-func (policy) Leasable(_ string, a netip.Addr) bool {
+func (p policy) Leasable(_ string, a netip.Addr) bool {
 	b := a.As4()
-	return pool.Contains(a) && b[3] >= 2 && b[3] <= 5
+	return pool.Contains(a) && b[3] >= 2 && (b[3] <= 5 || p.lease == time.Hour && b[3] <= 14)
+}
+
+func (w *world) policy() policy {
+	if w.variant.days {
+		return policy{time.Hour, 7 * 24 * time.Hour}
+	}
+	return policy{leaseTime, holdTime}
 }
 
 // members: two nodes of a user share a quota.
@@ -176,7 +184,7 @@ func (m members) Member(id nodeid.ID, _ [32]byte, _ time.Time) (lease.Member, er
 		return lease.Member{}, fmt.Errorf("revoked")
 	}
 	for _, h := range m.w.byID[id] {
-		return lease.Member{Namespace: "net", Instance: h.instance, Quota: wire.Holder{id[1] / 2}, Leases: 4}, nil
+		return lease.Member{Namespace: "net", Instance: h.instance, Quota: wire.Holder{1, id[1] / 2}, Leases: 4}, nil
 	}
 	return lease.Member{}, lease.ErrUnknownChain
 }
@@ -314,7 +322,7 @@ func (h *host) startWitness() {
 		ID: h.id, Instance: h.instance, Crypto: h.w.variant.sign(h.id, 0), Members: members{h.w, h}, Rand: h.rand(),
 	}, slices.Clone(h.disk), h.clock(h.w.now))
 	h.witness.Break(h.w.variant.rules)
-	h.handle(lease.Descriptor{Roster: h.roster, Policy: policy{}})
+	h.handle(lease.Descriptor{Roster: h.roster, Policy: h.w.policy()})
 }
 
 func (h *host) startHolder() {
@@ -325,7 +333,7 @@ func (h *host) startHolder() {
 	}
 	h.holder = lease.NewHolder(lease.HolderConfig{ID: h.id, Instance: h.instance, Crypto: h.w.variant.sign(h.id, 0), Rand: h.rand()})
 	h.holder.Break(h.w.variant.rules)
-	h.handle(lease.Descriptor{Roster: h.roster, Policy: policy{}})
+	h.handle(lease.Descriptor{Roster: h.roster, Policy: h.w.policy()})
 	for _, want := range h.wants {
 		want.Saved = h.saved[want.Claim]
 		h.handle(want)
@@ -504,7 +512,7 @@ func (h *host) take(r lease.Roster) {
 		return
 	}
 	h.roster = r
-	h.handle(lease.Descriptor{Roster: r, Policy: policy{}})
+	h.handle(lease.Descriptor{Roster: r, Policy: h.w.policy()})
 }
 
 func (w *world) connected(a, b *host) bool { return !w.parted || a.side == b.side }

@@ -7,7 +7,8 @@ import (
 )
 
 // Greet is how a witness makes itself known to the others. All it says of
-// itself only grows, as the order (incarnation, boot, number): a witness that
+// itself only grows, as the order (incarnation, boot, number), and so do its
+// records within one incarnation: a witness that
 // is shown a greeting by its own key that it did not send is not alone.
 //
 //	offset size
@@ -17,10 +18,11 @@ import (
 //	26     4    boot: how often it has started with these holds
 //	30     8    nonce of this start
 //	38     4    number of this greeting
-//	42     8    the sender's clock, Unix milliseconds
-//	50     1    flags: 1 recovering, 2 suspended, 4 an answer is wanted
-//	51     2    suspended: the highest incarnation it has seen of its own key
-//	53     97   signature
+//	42     8    records that it has written to its file so far
+//	50     8    the sender's clock, Unix milliseconds
+//	58     1    flags: 1 recovering, 2 suspended, 4 an answer is wanted
+//	59     2    suspended: the highest incarnation it has seen of its own key
+//	61     97   signature
 type Greet struct {
 	Witness     nodeid.ID
 	Epoch       uint64
@@ -28,6 +30,7 @@ type Greet struct {
 	Boot        uint32
 	Start       uint64
 	Number      uint32
+	Records     uint64
 	Clock       int64
 	Flags       uint8
 	Cites       uint16
@@ -42,7 +45,7 @@ const (
 	greetFlags      = GreetRecovering | GreetSuspended | GreetAsk
 )
 
-const greetSize = 53 + SignatureSize
+const greetSize = 61 + SignatureSize
 
 // Type returns TypeGreet.
 func (Greet) Type() Type { return TypeGreet }
@@ -60,13 +63,14 @@ func (m *Greet) body(b []byte) []byte {
 	b = binary.BigEndian.AppendUint32(b, m.Boot)
 	b = binary.BigEndian.AppendUint64(b, m.Start)
 	b = binary.BigEndian.AppendUint32(b, m.Number)
+	b = binary.BigEndian.AppendUint64(b, m.Records)
 	b = binary.BigEndian.AppendUint64(b, uint64(m.Clock))
 	return binary.BigEndian.AppendUint16(append(b, m.Flags), m.Cites)
 }
 
 func (r *reader) greet() (m Greet) {
 	m.Witness, m.Epoch, m.Incarnation, m.Boot = r.id(), r.u64(), r.u16(), r.u32()
-	m.Start, m.Number, m.Clock, m.Flags, m.Cites = r.u64(), r.u32(), int64(r.u64()), r.u8(), r.u16()
+	m.Start, m.Number, m.Records, m.Clock, m.Flags, m.Cites = r.u64(), r.u32(), r.u64(), int64(r.u64()), r.u8(), r.u16()
 	r.bound(m.Flags&^greetFlags == 0)
 	m.Signature = r.signature()
 	return m
@@ -82,9 +86,9 @@ func ParseGreet(b []byte) (Greet, error) {
 // Greeted answers a Greet.
 //
 //	offset size
-//	0      150  the answering witness's own greeting
-//	150    1    number n <= 3
-//	151    150n the newest greeting it has of the asker's key; of two that
+//	0      158  the answering witness's own greeting
+//	158    1    number n <= 3
+//	159    158n the newest greeting it has of the asker's key; of two that
 //	            contradict each other the other one; a suspended one
 type Greeted struct {
 	Own  Greet
