@@ -20,6 +20,7 @@ const (
 const (
 	MaxWitnesses = 9  // of a roster: credential
 	MaxVoters    = 5  // witnesses of one key in one roster
+	MaxProof     = 3  // answers that prove a seq: a majority of those
 	MaxNamespace = 32 // bytes of a namespace's name
 	MaxName      = 63 // bytes of a name: one DNS label
 )
@@ -174,7 +175,7 @@ func (r *reader) instance() (i Instance) {
 //	48     4    term in seconds: how long it is to be held
 //	52     32   SHA-256 of the signer's certificate chain
 //	84     ...  key
-//	...    1    number of proofs p <= 5
+//	...    1    number of proofs p <= 3
 //	...    ...  proofs: answers of witnesses without their key, this one's
 //	...    97   signature
 type Hold struct {
@@ -218,7 +219,7 @@ func ParseHold(b []byte) (Hold, error) {
 	m := Hold{Nonce: r.u64(), Epoch: r.u64(), Holder: r.id(), Instance: r.instance(), Seq: r.u64(), Term: r.u32()}
 	copy(m.Chain[:], r.take(32))
 	m.Key = r.leaseKey()
-	if n := r.count(MaxVoters, answerSize); n > 0 {
+	if n := r.count(MaxProof, answerSize); n > 0 {
 		m.Proof = make([]Answer, n)
 		for i := range m.Proof {
 			m.Proof[i] = r.answer(m.Key)
