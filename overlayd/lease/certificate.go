@@ -113,6 +113,31 @@ func (s *sets) quorate(votes []wire.Answer, need func(int) int) bool {
 	return now >= need(len(s.now)) && before >= need(len(s.before))
 }
 
+// maxVotes is how many votes of a certificate fit a message: a majority of each
+// of two rosters' witnesses of a key.
+const maxVotes = 2 * wire.MaxProof
+
+// trim drops votes beyond what is needed when they do not fit.
+func (s *sets) trim(votes []wire.Answer) []wire.Answer {
+	if len(votes) <= maxVotes {
+		return votes
+	}
+	now, before := majority(len(s.now)), majority(len(s.before))
+	return slices.DeleteFunc(votes, func(v wire.Answer) bool {
+		inNow, inBefore := slices.Contains(s.now, v.Witness), slices.Contains(s.before, v.Witness)
+		if inNow && now > 0 || inBefore && before > 0 {
+			if inNow {
+				now--
+			}
+			if inBefore {
+				before--
+			}
+			return false
+		}
+		return true
+	})
+}
+
 // consistent returns those of the votes that agree on each other's
 // incarnations: a vote of a witness that has recovered since does not count,
 // nor one of a witness that does not know of another's recovery.

@@ -287,6 +287,9 @@ func (c *claim) late(m *wire.Answer) {
 				return
 			}
 		}
+		if len(votes) >= maxVotes {
+			return
+		}
 		if votes = append(votes, *m); len(c.done.sets.consistent(votes)) == len(votes) {
 			*cert = certificate(votes)
 		}
@@ -344,6 +347,7 @@ func (c *claim) decide(now time.Time) {
 func (c *claim) granted(votes []wire.Answer, now time.Time) {
 	r, h := c.round, c.h
 	c.round = nil
+	votes = r.sets.trim(votes)
 	term := time.Duration(r.term) * time.Second
 	l := Lease{Key: r.key, Certificate: certificate(votes), until: r.sent.Add(term), wall: r.sent.Round(0).Add(term)}
 	if !l.MaySend(now) {

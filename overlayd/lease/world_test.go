@@ -36,6 +36,7 @@ type world struct {
 	violations []string
 	alarms     map[lease.Alarm]int
 	trace      uint64
+	record     *[]lease.Routed // what was sent, if wanted
 	messages   int
 	stats      stats
 }
@@ -527,6 +528,9 @@ func (w *world) delay() time.Duration {
 // route carries a message: lost, twice, late, or not at all.
 func (w *world) route(from *host, a lease.Route) {
 	w.messages++
+	if w.record != nil {
+		*w.record = append(*w.record, lease.Routed{Src: from.id, RPC: a.RPC, Type: a.Type, Body: a.Body})
+	}
 	if w.variant.deaf && (a.Type == wire.TypeGreet || a.Type == wire.TypeGreeted || a.Type == wire.TypeShow) {
 		return
 	}
