@@ -97,6 +97,8 @@ func (r *Archive) refusal(err error) error {
 		why = "the key in " + r.KeyName + " has expired"
 	case strings.Contains(text, "BADSIG"):
 		why = "its signature is not that of what it serves: it was changed on the way"
+	case strings.Contains(text, "does not have a Release file"):
+		why = "there is no signed list of packages (InRelease or Release.gpg)"
 	case strings.Contains(text, "is not signed"), strings.Contains(text, "signed-by"):
 		why = "it is not signed by " + r.KeyName
 	default:
