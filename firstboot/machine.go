@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,7 +117,31 @@ func (m *machine) facts(timezone string) (plan.Facts, error) {
 	}
 	info, err := os.Stat(m.path(filepath.Join("usr/share/zoneinfo", filepath.Clean("/"+timezone))))
 	f.TimezoneKnown = err == nil && info.Mode().IsRegular()
-	return f, nil
+	f.Modules, err = m.modules()
+	return f, err
+}
+
+// modules returns the SHA-256 of every module in the image: the list that the
+// builder leaves in the glue layer.
+func (m *machine) modules() ([]string, error) {
+	text, err := os.ReadFile(m.path("usr/lib/grid/modules.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []struct {
+		SHA256 string `json:"sha256"`
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("read the image's list of modules: %w", err)
+	}
+	var sums []string
+	for _, l := range list {
+		sums = append(sums, l.SHA256)
+	}
+	return sums, nil
 }
 
 // instance returns what tells this machine from one with a copy of its disk.

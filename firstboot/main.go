@@ -57,6 +57,6 @@ EXIT STATUS
 	}
 	var m machine
 	root.PersistentFlags().StringVar(&m.root, "root", "/", "the tree to work on; anything but / is only files: no clock, no services")
-	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m))
+	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m), newLocalDiskCommand())
 	return root
 }

@@ -54,6 +54,7 @@ type Input struct {
 type Facts struct {
 	TimezoneKnown bool           // the image has the floppy's time zone
 	Accounts      map[string]int // accounts of the machine: name -> uid
+	Modules       []string       // SHA-256 of the modules in the image, hex
 }
 
 // Plan is what the machine should be.
@@ -165,9 +166,12 @@ func cannotBe(c *floppy.Config, facts Facts) diag.List {
 		problems.Add(diag.Problem{File: floppy.ConfigFile, Path: "network.mode",
 			Message: "this image cannot be a router yet", Remedy: `write mode = "host"`})
 	}
-	if len(c.Modules) > 0 {
-		problems.Add(diag.Problem{File: floppy.ConfigFile, Path: "modules",
-			Message: "this image cannot add modules yet", Remedy: "take the [[modules]] out"})
+	for i, m := range c.Modules {
+		if !slices.Contains(facts.Modules, m.SHA256) {
+			problems.Add(diag.Problem{File: floppy.ConfigFile, Path: fmt.Sprintf("modules[%d]", i+1),
+				Message: "the module " + m.Source + " is not in this image",
+				Remedy:  "make an image with it: builder build --floppy; or take its [[modules]] out"})
+		}
 	}
 	return problems
 }

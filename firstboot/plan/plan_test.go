@@ -107,7 +107,7 @@ func TestRefused(t *testing.T) {
 	want := []string{
 		"machine.timezone: the image has no time zone Etc/UTC",
 		"network.mode: this image cannot be a router yet",
-		"modules: this image cannot add modules yet",
+		"modules[1]: the module /m is not in this image",
 		"users.names: the image has an account condor already",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {

@@ -11,6 +11,7 @@
 //	grid-firewall    oneshot, before the network: the rules firstboot wrote
 //	overlayd         the virtual network; runs only behind /run/grid/{applied,overlay}
 //	grid-watch       address -> host name, HTCondor, READY; floppies inserted later
+//	grid-local@      started by udev: a blank disk becomes /mnt/local
 //
 // Invariant: each ordering line of each unit has a comment above it that says
 // what would go wrong without it (checked by a test). Units name no address
