@@ -47,7 +47,6 @@ const (
 	vdiHeader    = 400
 	vdiBlock     = 1 << 20
 	vdiMapAt     = 1 << 20
-	vdiFree      = 0xffffffff
 )
 
 // VDI writes the disk as a dynamic VirtualBox image that bears the UUID id. A
@@ -58,7 +57,7 @@ func VDI(ctx context.Context, w *os.File, im *disk.Image, id uuid.UUID) error {
 	}
 	blockMap := make([]byte, 4*im.Size()/vdiBlock)
 	for i := range blockMap {
-		blockMap[i] = 0xff // vdiFree
+		blockMap[i] = 0xff
 	}
 	dataAt := vdiMapAt + roundUp(int64(len(blockMap)), vdiBlock)
 	used := int64(0)
