@@ -2,6 +2,7 @@ package session
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 )
@@ -150,6 +151,34 @@ func BenchmarkCookie(b *testing.B) {
 		hello[30]++
 		if len(q.Handle(n.now, Datagram{from, hello})) != 1 {
 			b.Fatal("no cookie")
+		}
+	}
+}
+
+// TestSealersShareACounter seals from several goroutines, as the control loop
+// and the data path do.
+func TestSealersShareACounter(t *testing.T) {
+	_, a, b := connected(t, true)
+	keys := a.up.Keys()
+	records := make(chan []byte, 4000)
+	var sealing sync.WaitGroup
+	for range 4 {
+		sealing.Go(func() {
+			s := keys.Sealer(2)
+			for range 500 { // together no more than the window
+				r := make([]byte, Overhead+8)
+				if err := s.Seal(r, 0, 1); err != nil {
+					t.Error(err)
+				}
+				records <- r
+			}
+		})
+	}
+	sealing.Wait()
+	close(records)
+	for r := range records {
+		if _, drop, err := b.up.Keys().Open(r); err != nil {
+			t.Fatal(drop)
 		}
 	}
 }
