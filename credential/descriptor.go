@@ -28,10 +28,11 @@ type Descriptor struct {
 	Epoch      uint64        `json:"epoch"` // of the roster: masters and witnesses
 	Masters    []Master      `json:"masters"`
 	Witnesses  []Witness     `json:"witnesses"`
-	Bootstrap  []string      `json:"bootstrap"`   // host:port, UDP
-	Roots      []Certificate `json:"roots"`       // two while one replaces the other
-	CondorRoot Certificate   `json:"condor_root"` // HTCondor trusts this one, and nothing else
-	PolicyHash string        `json:"policy_hash"` // SHA-256 as hexadecimal, or "": reserved
+	Bootstrap  []string      `json:"bootstrap"`        // host:port, UDP
+	Roots      []Certificate `json:"roots"`            // two while one replaces the other
+	CondorRoot Certificate   `json:"condor_root"`      // HTCondor trusts this one, and nothing else
+	PolicyHash string        `json:"policy_hash"`      // SHA-256 as hexadecimal, or "": reserved
+	Change     *Change       `json:"change,omitempty"` // from epoch 2: how the roster follows
 
 	signed *signed
 	roots  []*x509.Certificate

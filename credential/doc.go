@@ -77,6 +77,10 @@
 // rewritten, so they and fingerprints over them compare nothing here. For the
 // same reason revocation goes by serial and public key.
 //
+// From epoch 2 a descriptor has a Change: the witnesses of the epoch before, and
+// the proof that the epoch before that one has stopped. Epoch 1 has none, and
+// its descriptors keep the bytes they had before Change existed.
+//
 // A new root is introduced by a descriptor that names both and is signed by the
 // old one; every descriptor is signed by one of the roots it names.
 //

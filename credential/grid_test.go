@@ -251,7 +251,10 @@ func TestMasterRoster(t *testing.T) {
 	// A master's holder that the roster no longer lists.
 	var trust Trust
 	mustAccept(t, &trust, w.grid.Descriptor)
-	mustAccept(t, &trust, next(t, w.grid.Descriptor, func(d *Descriptor) { d.Version, d.Epoch, d.Masters = 2, 2, d.Masters[1:] }, w.grid.root))
+	mustAccept(t, &trust, next(t, w.grid.Descriptor, func(d *Descriptor) {
+		d.Version, d.Masters = 2, d.Masters[1:]
+		d.ChangeWitnesses(d.Witnesses, nil, false, nil)
+	}, w.grid.root))
 	id := open(one)
 	id.Descriptor, _ = trust.Descriptor()
 	wantRefusal(t, node(id, one.NodeKey, nil), ErrRoster)

@@ -162,6 +162,7 @@ func (d *Descriptor) validate() diag.List {
 		}
 	}
 	l = append(l, d.validateRoster()...)
+	l = append(l, d.validateChange()...)
 	if len(d.Bootstrap) > maxBootstrap {
 		add("bootstrap", "%d endpoints, at most %d allowed", len(d.Bootstrap), maxBootstrap)
 	}

@@ -240,3 +240,33 @@ func (b *Book) roster(epoch uint64) *Roster {
 	}
 	return nil
 }
+
+// RosterOf returns the roster of a descriptor, as the root signed it.
+func RosterOf(d *credential.Descriptor) (Roster, error) {
+	r := Roster{Epoch: d.Epoch, Witnesses: witnessIDs(d.Witnesses)}
+	c := d.Change
+	if c == nil {
+		return r, nil
+	}
+	r.Previous, r.Forced = witnessIDs(c.Witnesses), c.Forced
+	if c.ForceAfter != nil {
+		r.ForceAfter = *c.ForceAfter
+	}
+	if c.Stopped != nil {
+		s, err := wire.ParseStopped(c.Stopped)
+		if err != nil {
+			return Roster{}, fmt.Errorf("roster %d: %w", d.Epoch, err)
+		}
+		r.Follows = &s
+	}
+	return r, nil
+}
+
+func witnessIDs(list []credential.Witness) []nodeid.ID {
+	ids := make([]nodeid.ID, len(list))
+	for i, w := range list {
+		ids[i] = nodeid.ID(w.ID)
+	}
+	slices.SortFunc(ids, nodeid.ID.Compare)
+	return ids
+}
