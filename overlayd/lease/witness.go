@@ -40,19 +40,17 @@ const (
 
 // Witness votes for leases.
 //
-//	           no file, other instance,
-//	           shown what it forgot           copied from enough others, or
-//	+--------+ -----------------> +----------+ waited 60 s where there is
-//	| voting |                    | recover- | nobody to copy from
-//	+--------+ <----------------- |   ing    |
-//	    |                         +----------+
-//	    | a later incarnation of         |
-//	    | its own key speaks             |
-//	    v                                v
-//	+--------------------------------------+
-//	| suspended: no votes, an alarm; until |
-//	| a person removes the hold file       |
-//	+--------------------------------------+
+//	               no file, other instance,
+//	               shown what it forgot          copied from enough others, or
+//	+-----------+ ------------------> +------------+ waited 60 s where there is
+//	|  voting   |                     | recovering | nobody to copy from
+//	+-----------+ <------------------ +------------+
+//	      |
+//	      | a later incarnation of its own key speaks, or one that is suspended
+//	      v
+//	+-----------+ no votes, an alarm; until a person removes the file on the
+//	| suspended | machine that is to go on: it recovers above all that was seen
+//	+-----------+
 type Witness struct {
 	cfg    WitnessConfig
 	rules  rules
