@@ -35,6 +35,9 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"gridappliance/overlayd/dht"
+	"gridappliance/overlayd/gossip"
+	"gridappliance/overlayd/lease"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -52,6 +55,7 @@ type Config struct {
 	Namespace string     // of the node's virtual network: relayed without limit
 	Founder   bool       // may begin a ring: see ring.Config
 	Degree    int        // bound of the ring's sessions: see ring.Config
+	Services
 }
 
 // Counters counts since New.
@@ -68,11 +72,12 @@ type Counters struct {
 
 // Node is one node.
 type Node struct {
-	cfg   Config
-	ring  *ring.Machine
-	links Links
-	relay *relay.Machine
-	peers map[nodeid.ID]peer // with a session
+	cfg      Config
+	ring     *ring.Machine
+	links    Links
+	relay    *relay.Machine
+	services Services
+	peers    map[nodeid.ID]peer // with a session
 
 	now      time.Time
 	todo     []any // events that wait for their machine
@@ -84,8 +89,8 @@ type Node struct {
 
 // New returns a node that waits for Start.
 func New(cfg Config) *Node {
-	n := &Node{cfg: cfg, links: cfg.Links, relay: relay.New(relay.Config{Namespace: cfg.Namespace}), peers: map[nodeid.ID]peer{}}
-	n.ring = ring.New(ring.Config{ID: cfg.ID, Holder: cfg.Holder, Rand: cfg.Rand, Founder: cfg.Founder, Degree: cfg.Degree})
+	n := &Node{cfg: cfg, links: cfg.Links, services: cfg.Services, relay: relay.New(relay.Config{Namespace: cfg.Namespace}), peers: map[nodeid.ID]peer{}}
+	n.ring = ring.New(ring.Config{ID: cfg.ID, Holder: cfg.Holder, Rand: cfg.Rand, Founder: cfg.Founder, Degree: cfg.Degree, Tail: n.tail})
 	return n
 }
 
@@ -114,7 +119,13 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 	case Demand:
 		n.enqueue(ring.Demand{ID: e.ID})
 	case Leave:
-		n.enqueue(ring.Leave{})
+		n.leave()
+	case ToStore:
+		n.enqueue(e.Event)
+	case ToGossip:
+		n.enqueue(e.Event)
+	case ToLeases:
+		n.enqueue(e.Event)
 	case Lookup:
 		n.lookup(e)
 	case Tick:
@@ -128,6 +139,12 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 			n.fromLinks(n.links.Handle(now, e))
 		case relay.Event:
 			n.fromRelay(n.relay.Handle(now, e))
+		case dht.Event:
+			n.toStore(e)
+		case gossip.Event:
+			n.toGossip(e)
+		case lease.Event:
+			n.toLeases(e)
 		}
 		n.todo[i] = nil
 	}
@@ -150,6 +167,7 @@ func (n *Node) tick() {
 	if due(n.relay.NextDeadline(), n.now) {
 		n.enqueue(relay.Tick{})
 	}
+	n.tickServices()
 	n.retry()
 }
 
@@ -157,7 +175,8 @@ func due(deadline, now time.Time) bool { return !deadline.IsZero() && !deadline.
 
 // NextDeadline is when Tick is due; zero: never.
 func (n *Node) NextDeadline() time.Time {
-	return earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline())
+	above := n.services.deadlines()
+	return earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline(), earliest(above[:]...))
 }
 
 func earliest(times ...time.Time) (first time.Time) {
@@ -183,6 +202,8 @@ func (n *Node) fromRing(actions []ring.Action) {
 		case ring.Route:
 			h := wire.Header{Payload: a.Type, To: a.To, RPC: a.RPC, SrcVia: a.SrcVia}
 			n.route(&h, a.Body, a.Try)
+		case ring.Changed:
+			n.near()
 		case ring.Member:
 			n.do(Member{On: a.On})
 		}

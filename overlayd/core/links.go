@@ -3,6 +3,7 @@ package core
 import (
 	"time"
 
+	"gridappliance/overlayd/gossip"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -66,6 +67,9 @@ func (n *Node) up(a link.Up) {
 	n.peers[id] = peer{holder: a.Contact.Holder}
 	n.enqueue(ring.LinkUp{Contact: a.Contact, RTT: a.RTT})
 	n.pathed(id, a.Path)
+	if n.services.Gossip != nil {
+		n.enqueue(gossip.PeerUp{ID: id, Versions: a.Versions})
+	}
 	n.do(Connected{ID: id, Path: a.Path})
 }
 
@@ -76,6 +80,9 @@ func (n *Node) down(id nodeid.ID) {
 	n.pathed(id, link.None)
 	delete(n.peers, id)
 	n.enqueue(ring.LinkDown{ID: id})
+	if n.services.Gossip != nil {
+		n.enqueue(gossip.PeerDown{ID: id})
+	}
 	n.do(Disconnected{ID: id})
 }
 
@@ -113,3 +120,6 @@ func (n *Node) send(to nodeid.ID, m wire.Message) {
 	var buf [wire.MaxMessage]byte
 	n.enqueue(link.Send{ID: to, Purpose: session.LinkPurpose, Message: n.memory.keep(wire.AppendMessage(buf[:0], m))})
 }
+
+// Connections returns how many peers there is a session with.
+func (n *Node) Connections() int { return len(n.peers) }

@@ -1,6 +1,9 @@
 package core
 
 import (
+	"gridappliance/overlayd/dht"
+	"gridappliance/overlayd/gossip"
+	"gridappliance/overlayd/lease"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -25,6 +28,11 @@ func (n *Node) message(from nodeid.ID, data []byte) {
 	case wire.TypePing, wire.TypePong, wire.TypeNeighAsk, wire.TypeNeigh, wire.TypeLink, wire.TypeLinkAnswer,
 		wire.TypeUnlink, wire.TypeProbeFor, wire.TypeProbeResult:
 		n.enqueue(ring.FromLink{ID: from, Data: n.memory.keep(data)})
+		if t == wire.TypePing || t == wire.TypePong {
+			n.heard(from, data[1:])
+		}
+	case wire.TypeGossip, wire.TypeFetch, wire.TypePiece:
+		n.enqueue(gossip.Received{From: from, Type: t, Body: n.memory.keep(data[1:])})
 	case wire.TypeRelay:
 		m, err := wire.ParseRelay(data[1:])
 		if err != nil {
@@ -141,6 +149,15 @@ func (n *Node) deliver(h *wire.Header, body []byte) {
 	case wire.TypeSession:
 		if h.Payload == wire.TypeSession {
 			n.enqueue(link.Routed{Src: h.Src, Over: h.SrcVia, Data: n.memory.keep(body)})
+		}
+	case wire.TypeGet, wire.TypePut, wire.TypeRecords, wire.TypePutAnswer, wire.TypeStoreFetch, wire.TypeStorePiece:
+		if h.Payload != wire.TypeErr { // the store has its own times
+			n.enqueue(dht.Received{Src: h.Src, RPC: h.RPC, Type: h.Payload, Body: n.memory.keep(body)})
+		}
+	case wire.TypeHold, wire.TypeVote, wire.TypeNack, wire.TypeRelease, wire.TypeShow, wire.TypeHoldsAsk, wire.TypeHolds,
+		wire.TypeGreet, wire.TypeGreeted, wire.TypeStop, wire.TypeStopped:
+		if h.Payload != wire.TypeErr {
+			n.enqueue(lease.Routed{Src: h.Src, RPC: h.RPC, Type: h.Payload, Body: n.memory.keep(body)})
 		}
 	default:
 		n.counters.Unknown++

@@ -1,6 +1,8 @@
 package scenario
 
 import (
+	"crypto/ecdsa"
+	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -11,6 +13,8 @@ import (
 	"github.com/flynn/noise"
 
 	"gridappliance/credential"
+	"gridappliance/overlayd/dht"
+	"gridappliance/overlayd/gossip"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/session"
@@ -21,11 +25,8 @@ import (
 // Grid gives nodes what the product gives them: certificates of a grid, and the
 // real session and link machines.
 type Grid struct {
-	grid     *credential.Grid
-	verifier *credential.Verifier
-	holders  map[*Machine]*credential.Identity
-	// Crypto replaces the real one, if not nil: see fake.go.
-	Crypto func(verify func(credential.Chain, time.Time) (*credential.Node, error)) session.Crypto
+	grid    *credential.Grid
+	holders map[*Machine]*credential.Identity
 }
 
 // NewGrid founds a grid.
@@ -35,8 +36,7 @@ func NewGrid() (*Grid, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := credential.NewVerifier(g.Descriptor)
-	return &Grid{grid: g, verifier: v, holders: map[*Machine]*credential.Identity{}}, err
+	return &Grid{grid: g, holders: map[*Machine]*credential.Identity{}}, nil
 }
 
 // holder is the machine's floppy.
@@ -77,16 +77,66 @@ func (g *Grid) Identify(w *World, m *Machine) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	verify := func(c credential.Chain, now time.Time) (*credential.Node, error) {
-		return g.verifier.VerifyNode(c, now)
+	trust, err := g.trust()
+	if err != nil {
+		return Identity{}, err
 	}
-	crypto := session.Real(verify)
-	if g.Crypto != nil {
-		crypto = g.Crypto(verify)
+	// Who is verified by what counts on this very machine.
+	verify := func(c credential.Chain, now time.Time) (*credential.Node, error) {
+		v, err := trust.Verifier()
+		if err != nil {
+			return nil, err
+		}
+		return v.VerifyNode(c, now)
 	}
 	id := nodeid.ID(made.Node.ID)
 	links, err := link.New(link.Config{Rand: w.Split(), Spray: true, Session: session.Config{ID: id, Static: static, Chain: made.Chain,
 		Roots: [][32]byte{sha256.Sum256([]byte("scenario"))}, Descriptor: g.grid.Descriptor.Hash(), Purposes: []string{session.LinkPurpose, "one"},
-		AES: true, Random: random, Crypto: crypto}}, m.Host.Now())
-	return Identity{ID: id, Holder: wire.Holder(made.Node.Holder.Key[:8]), Links: links}, err
+		AES: true, Random: random, Crypto: session.Real(verify)}}, m.Host.Now())
+	if err != nil {
+		return Identity{}, err
+	}
+	who := Identity{ID: id, Holder: wire.Holder(made.Node.Holder.Key[:8]), Links: links}
+	who.Services.Gossip = gossip.New(gossip.Config{Trust: trust})
+	who.Services.Store = dht.New(dht.Config{Self: id, Holder: who.Holder, Rand: w.Split(), Crypto: recordCrypto{key, verify},
+		Witnesses: func(nodeid.ID) []nodeid.ID { return nil }})
+	who.Chain = made.Chain
+	return who, nil
+}
+
+// trust is what a floppy tells a machine.
+func (g *Grid) trust() (*credential.Trust, error) {
+	t := new(credential.Trust)
+	_, err := t.AcceptDescriptor(g.grid.Descriptor.Text())
+	return t, err
+}
+
+// recordCrypto is dht.Crypto by a node's key.
+type recordCrypto struct {
+	key    *ecdsa.PrivateKey
+	verify func(credential.Chain, time.Time) (*credential.Node, error)
+}
+
+func (c recordCrypto) Sign(digest [32]byte) ([]byte, error) {
+	return ecdsa.SignASN1(cryptorand.Reader, c.key, digest[:])
+}
+
+func (c recordCrypto) VerifyChain(chain credential.Chain, now time.Time) (*credential.Node, error) {
+	return c.verify(chain, now)
+}
+
+func (c recordCrypto) Verify(owner *credential.Node, digest [32]byte, signature []byte) bool {
+	return ecdsa.VerifyASN1(owner.Key, digest[:], signature)
+}
+
+// Revoke revokes a machine's floppy and returns the list.
+func (g *Grid) Revoke(m *Machine) ([]byte, error) {
+	holder, err := g.holder(m)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := g.grid.Revoke([]string{holder.Holder.Serial}, "stolen", nil, m.Host.Now()); err != nil {
+		return nil, err
+	}
+	return g.grid.Revocations.Text(), nil
 }

@@ -27,7 +27,9 @@ import (
 	"slices"
 	"time"
 
+	"gridappliance/credential"
 	"gridappliance/overlayd/core"
+	"gridappliance/overlayd/dht"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/ring"
 	"gridappliance/overlayd/sim"
@@ -62,6 +64,8 @@ type Config struct {
 
 	// Recorder, if not nil, is told of everything.
 	Recorder Recorder
+	// Told, if not nil, is given the actions that only a daemon has a use for.
+	Told func(m *Machine, a core.Action) `json:"-"`
 	// Identify says who the next node on a machine is and gives it the layer
 	// below the ring; nil is a random ID and a stand-in without keys.
 	Identify func(w *World, m *Machine) (Identity, error) `json:"-"`
@@ -72,6 +76,9 @@ type Identity struct {
 	ID     nodeid.ID
 	Holder wire.Holder
 	Links  core.Links
+
+	Services core.Services
+	Chain    credential.Chain // for the store's records; nil without a store
 }
 
 // World is an overlay and the internet below it.
@@ -165,7 +172,7 @@ func (w *World) newID() (id nodeid.ID) {
 // Boot starts a node with a new ID on a machine.
 func (w *World) Boot(m *Machine) {
 	who := w.identify(m)
-	cfg := core.Config{ID: who.ID, Holder: who.Holder, Links: who.Links, Rand: w.Split(), Founder: m.Founder}
+	cfg := core.Config{ID: who.ID, Holder: who.Holder, Links: who.Links, Rand: w.Split(), Founder: m.Founder, Services: who.Services}
 	if m.Founder {
 		cfg.Degree = ring.BudgetBootstrap
 	}
@@ -173,13 +180,16 @@ func (w *World) Boot(m *Machine) {
 	m.Host.Start(m)
 	w.record(func(r Recorder) { r.Started(w.Now(), cfg.ID, m.Founder) })
 	m.handle(m.addresses())
+	if who.Chain != nil {
+		m.handle(core.ToStore{Event: dht.Identity{Chain: who.Chain}})
+	}
 	m.handle(core.Start{Contacts: w.contacts(m)})
 }
 
 func (w *World) identify(m *Machine) Identity {
 	if w.Identify == nil {
 		id := w.newID()
-		return Identity{id, m.Holder, newPlain(id, m.Holder)}
+		return Identity{ID: id, Holder: m.Holder, Links: newPlain(id, m.Holder)}
 	}
 	who, err := w.Identify(w, m)
 	if err != nil {
@@ -291,6 +301,10 @@ func (m *Machine) act(actions []core.Action) {
 			w.record(func(r Recorder) { r.Disconnected(w.Now(), m.Node.ID(), a.ID) })
 		case core.Found:
 			w.found(m, a)
+		default:
+			if w.Told != nil {
+				w.Told(m, a)
+			}
 		}
 	}
 	m.Host.WakeAt(m.Node.NextDeadline())
