@@ -109,6 +109,9 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 func (m *Machine) Handle(now time.Time, e Event) []Action {
 	m.actions = m.actions[:0]
 	m.now, m.stale = now, true
+	if m.sessions.Jumped(now) {
+		m.session(now, m.sessions.Handle(now, session.Destroy{Reason: session.ClockJump}))
+	}
 	switch e := e.(type) {
 	case Want:
 		m.want(now, e)

@@ -61,7 +61,8 @@ func (m *Machine) open(now time.Time, e Open) {
 	} else if slices.ContainsFunc(m.attempts, func(a *attempt) bool { return a.open.Via == e.Via && a.open.Purpose == e.Purpose }) {
 		return
 	}
-	if len(m.attempts) >= maxAttempts || len(m.sessions) >= maxSessions {
+	full := len(m.sessions) >= maxSessions && m.byKey[key{e.Peer, e.Purpose}] == nil
+	if len(m.attempts) >= maxAttempts || full {
 		m.counters.Failed++
 		m.act(Failed{e.Peer, e.Purpose, e.Via, Busy})
 		return

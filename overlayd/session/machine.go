@@ -112,7 +112,9 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 // Handle takes one event. The slice is reused by the next call.
 func (m *Machine) Handle(now time.Time, e Event) []Action {
 	m.actions = m.actions[:0]
-	m.noticeJump(now)
+	if m.Jumped(now) {
+		m.destroy(ClockJump)
+	}
 	switch e := e.(type) {
 	case Open:
 		m.open(now, e)
@@ -174,16 +176,14 @@ func (m *Machine) send(to Via, data []byte) {
 
 func (m *Machine) drop(d Drop) { m.counters.Drops[d]++ }
 
-// noticeJump destroys everything when wall clock and monotonic clock disagree
-// about the time since the last event: a suspended or restored machine, or a
-// set clock. Without a monotonic reading they always agree.
-func (m *Machine) noticeJump(now time.Time) {
-	if !m.last.IsZero() {
-		if jumped(now.Round(0).Sub(m.last.Round(0)), now.Sub(m.last)) {
-			m.destroy(ClockJump)
-		}
-	}
+// Jumped reports whether wall clock and monotonic clock disagree about the time
+// since it was last called, which Handle does: a suspended or restored machine,
+// or a set clock. Without a monotonic reading they always agree. Whoever seals
+// without Handle asks first, and sends Destroy.
+func (m *Machine) Jumped(now time.Time) bool {
+	last := m.last
 	m.last = now
+	return !last.IsZero() && jumped(now.Round(0).Sub(last.Round(0)), now.Sub(last))
 }
 
 // jumped compares what two clocks measured.

@@ -265,6 +265,28 @@ func TestDestroyLeavesNothing(t *testing.T) {
 	}
 }
 
+func TestAFullTableStillRenews(t *testing.T) {
+	_, n, a, b := pair(t)
+	n.open(a, b)
+	n.run(time.Second)
+	for range maxSessions - 1 {
+		s := *a.up
+		s.renew = n.now.Add(time.Hour)
+		s.current = &Keys{born: n.now.Add(time.Hour)}
+		a.sessions = append(a.sessions, &s)
+	}
+	n.do(a, Open{Peer: nodeid.ID{5}, Purpose: LinkPurpose, Via: Direct(b.at)})
+	if a.log[len(a.log)-1] != "failed "+string(Busy) {
+		t.Error("one session too many", a.log)
+	}
+	old := a.up.current
+	n.open(a, b)
+	n.run(time.Second)
+	if a.up.current == old {
+		t.Error("a full table renews no keys", a.log)
+	}
+}
+
 func TestClockJump(t *testing.T) {
 	for _, tt := range []struct {
 		name            string
