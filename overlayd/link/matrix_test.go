@@ -10,7 +10,10 @@ import (
 
 // scene is two nodes that want each other and three that both know.
 func scene(t testing.TB, seed uint64, a, b *sim.Behaviour) (w *world, x, y *node) {
-	w = newWorld(t, seed)
+	return populate(t, newWorld(t, seed), a, b)
+}
+
+func populate(t testing.TB, w *world, a, b *sim.Behaviour) (_ *world, x, y *node) {
 	var public []*node
 	for i := range 3 {
 		public = append(public, w.add(fmt.Sprintf("p%d", i), w.net.Internet, sim.Place{Row: i}))
@@ -110,5 +113,24 @@ func TestOneTranslatorForBoth(t *testing.T) {
 	e, _ := x.m.Why(y.id, "one")
 	if e.RTT > 2*time.Millisecond {
 		t.Errorf("round trip %v: not by the LAN", e.RTT)
+	}
+}
+
+// TestSameSeedSameTrace runs a pair through everything twice.
+func TestSameSeedSameTrace(t *testing.T) {
+	var traces [3]string
+	for i := range traces {
+		w := newWorld(t, uint64(7+i/2))
+		w.cheap = true
+		w, x, y := populate(t, w, &sim.Symmetric, &sim.Home)
+		x.want(y, "one")
+		w.chat(x, y, 20*time.Second)
+		if x.state(y, "one") != Direct {
+			t.Fatal(x.state(y, "one"), x.log)
+		}
+		traces[i] = fmt.Sprintf("%x", w.net.Trace.Sum())
+	}
+	if traces[0] != traces[1] || traces[1] == traces[2] {
+		t.Error(traces)
 	}
 }

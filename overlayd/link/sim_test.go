@@ -16,6 +16,7 @@ import (
 	"gridappliance/overlayd/relay"
 	"gridappliance/overlayd/session"
 	"gridappliance/overlayd/sim"
+	"gridappliance/overlayd/sim/standin"
 	"gridappliance/overlayd/wire"
 )
 
@@ -31,6 +32,7 @@ type world struct {
 	ringLag  time.Duration
 	noRing   bool
 	noRelay  bool
+	cheap    bool // nodes have stand-ins for certificates and cryptography
 	nats     map[*node]*sim.NAT
 	wire     func(from *node, to netip.AddrPort, data []byte) bool // false: lost
 }
@@ -84,6 +86,36 @@ func (w *world) trust() {
 // add puts a node into a realm; the holder is its own.
 func (w *world) add(name string, realm *sim.Realm, place sim.Place) *node {
 	w.t.Helper()
+	seed := sha256.Sum256([]byte(name))
+	random := rand.NewChaCha8(seed)
+	static, err := noise.DH25519.GenerateKeypair(random)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	id, chain, crypto := w.real(name, static)
+	descriptor := w.grid.Descriptor.Hash()
+	if w.cheap {
+		descriptor = [32]byte{}
+		id, crypto = nodeid.ID(seed[:16]), standin.Crypto()
+		chain = standin.Chain(standin.Claim{ID: credential.NodeID(id), X25519: [32]byte(static.Public), Holder: seed, Namespace: "one", NotAfter: sim.Start.Add(time.Hour)})
+	}
+	n := &node{w: w, name: name, host: w.net.AddHost(realm, place), id: id, relay: relay.New(relay.Config{Namespace: "one"}),
+		ups: map[nodeid.ID]time.Time{}, sent: map[netip.Addr]int{}}
+	n.m, err = New(Config{Rand: w.net.Split(), Spray: true, Session: session.Config{ID: n.id, Static: static, Chain: chain,
+		Roots: [][32]byte{{1}}, Descriptor: descriptor, Purposes: []string{session.LinkPurpose, "one"}, AES: true,
+		Random: random, Crypto: crypto}}, n.host.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.nodes = append(w.nodes, n)
+	w.byID[n.id] = n
+	n.host.Start(n)
+	n.addresses()
+	return n
+}
+
+// real makes a certificate of a new holder.
+func (w *world) real(name string, static noise.DHKey) (nodeid.ID, credential.Chain, session.Crypto) {
 	cert, holderKey, err := w.grid.IssueHolder(credential.HolderRequest{User: "u" + name, Group: "physics",
 		Roles: []credential.Role{credential.RoleWorker}, Namespaces: []string{"one"}}, sim.Start)
 	if err != nil {
@@ -97,31 +129,14 @@ func (w *world) add(name string, realm *sim.Realm, place sim.Place) *node {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	seed := sha256.Sum256([]byte(name))
-	random := rand.NewChaCha8(seed)
-	static, err := noise.DH25519.GenerateKeypair(random)
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	made, err := holder.MakeNode(credential.NodeRequest{Key: &key.PublicKey, X25519: [32]byte(static.Public), Instance: "vm"}, sim.Start)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n := &node{w: w, name: name, host: w.net.AddHost(realm, place), id: nodeid.ID(made.Node.ID), relay: relay.New(relay.Config{Namespace: "one"}),
-		ups: map[nodeid.ID]time.Time{}, sent: map[netip.Addr]int{}}
-	n.m, err = New(Config{Rand: w.net.Split(), Spray: true, Session: session.Config{ID: n.id, Static: static, Chain: made.Chain,
-		Roots: [][32]byte{{1}}, Descriptor: w.grid.Descriptor.Hash(), Purposes: []string{session.LinkPurpose, "one"}, AES: true,
-		Random: random, Crypto: session.Real(func(c credential.Chain, now time.Time) (*credential.Node, error) {
-			return w.verifier.VerifyNode(c, now)
-		})}}, n.host.Now())
-	if err != nil {
-		w.t.Fatal(err)
+	verify := func(c credential.Chain, now time.Time) (*credential.Node, error) {
+		return w.verifier.VerifyNode(c, now)
 	}
-	w.nodes = append(w.nodes, n)
-	w.byID[n.id] = n
-	n.host.Start(n)
-	n.addresses()
-	return n
+	return nodeid.ID(made.Node.ID), made.Chain, session.Real(verify)
 }
 
 func (n *node) addresses() {
