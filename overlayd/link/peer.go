@@ -38,11 +38,10 @@ type peer struct {
 	sprayed  time.Time // last spray
 	alone    time.Time // since when a link has had the ring's path only
 
-	channels  map[uint16]nodeid.ID // of a link to a relay: whose each channel is
-	relayAt   time.Time            // when a relay is asked for next
-	helper    []nodeid.ID          // relays wanted for this peer's sake
-	helping   int                  // peers that want this one as their relay
-	bootstrap session.Via          // of a Want without an ID
+	channels map[uint16]nodeid.ID // of a link to a relay: whose each channel is
+	relayAt  time.Time            // when a relay is asked for next
+	helper   []nodeid.ID          // relays wanted for this peer's sake
+	helping  int                  // peers that want this one as their relay
 }
 
 func (m *Machine) peer(k key) *peer {
