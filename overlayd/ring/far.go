@@ -29,12 +29,12 @@ func (m *Machine) draw() float64 {
 }
 
 // farTarget is how many far links this node draws: half of log2 N, as each has
-// two ends.
+// two ends, within what the budget leaves beside the neighbours.
 func (m *Machine) farTarget() int {
 	if m.size < 3 { // everybody is a neighbour
 		return 0
 	}
-	return int(math.Ceil(m.size / 2))
+	return min(int(math.Ceil(m.size/2)), (m.cfg.Degree-2*near)/2)
 }
 
 // farCount returns the far links of this node's own, and those being opened.

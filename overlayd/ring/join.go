@@ -89,9 +89,16 @@ func (m *Machine) routed(e Routed) {
 	}
 }
 
-func (m *Machine) found() wire.Found {
-	return wire.Found{Self: m.self(), Size: sizeToWire(m.density), List: m.list}
+// found is the answer to a lookup, with at most n peers a side.
+func (m *Machine) found(n int) wire.Found {
+	l := m.list
+	l.Preds, l.Succs = l.Preds[:min(n, len(l.Preds))], l.Succs[:min(n, len(l.Succs))]
+	return wire.Found{Self: m.self(), Size: sizeToWire(m.density), List: l}
 }
+
+// strangers is how many a side are told to a node that looks for its own
+// place: it wants to know whether it knows them. Implementation.
+const strangers = 2
 
 func back(h wire.Header) wire.Target { return wire.Target{ID: h.Src, Exact: true, Via: h.SrcVia} }
 
@@ -102,14 +109,18 @@ func (m *Machine) onFind(h wire.Header) {
 		}
 		return
 	}
-	m.route(back(h), nodeid.ID{}, h.RPC, m.found(), 0)
+	n := wire.MaxList
+	if h.To.ID == h.Src {
+		n = strangers
+	}
+	m.route(back(h), nodeid.ID{}, h.RPC, m.found(n), 0)
 }
 
 func (m *Machine) onJoin(h wire.Header) {
 	if h.Src == m.cfg.ID {
 		return
 	}
-	a := wire.JoinAnswer{Found: m.found()}
+	a := wire.JoinAnswer{Found: m.found(near)}
 	if m.phase != OnRing {
 		a.Code = wire.CodeOffRing
 	}

@@ -36,11 +36,10 @@ type lab struct {
 	after    func()                               // every event
 	on       func(n *node, a Action)
 
-	opens       int // sessions made
-	sent, bytes int // link messages
-	hops        []int
-	expired     func()
-	delivered   func(n *node, r wire.Routed, hops int)
+	opens     int // sessions made
+	sent      int // link messages
+	expired   func()
+	delivered func(n *node, r wire.Routed, hops int)
 }
 
 type node struct {

@@ -137,7 +137,7 @@ func TestIdleCost(t *testing.T) {
 	for _, c := range []struct {
 		n       int
 		believe float64
-	}{{runs(100, 1000), 0}, {runs(100, 1000), 10_000}, {runs(100, 1000), 100_000}} {
+	}{{runs(100, 1000), 0}, {runs(100, 1000), 10_000}} {
 		l := newLab(t, 71)
 		if c.believe > 0 {
 			l.rules.list = int(math.Ceil(math.Log2(c.believe) / 2))
@@ -146,7 +146,7 @@ func TestIdleCost(t *testing.T) {
 		l.grow(c.n, 20*time.Second)
 		l.run(90 * time.Second)
 		before, opens := l.total(), l.opens
-		const seconds = 120
+		const seconds = 60
 		l.run(seconds * time.Second)
 		perNode := float64(l.total()-before) / seconds / float64(c.n)
 		handshakes := float64(l.opens-opens) * handshakeBytes * 2 / seconds / float64(c.n)

@@ -203,9 +203,9 @@ func TestInvariantsInSmallRings(t *testing.T) {
 // that passed above must notice.
 func TestInvariantCheckerCatchesMutants(t *testing.T) {
 	for _, c := range []struct {
-		name   string
-		break_ func(*rules)
-		want   string
+		name string
+		with func(*rules)
+		want string
 	}{
 		{"no rectify", func(r *rules) { r.rectify = false }, ""},
 		{"list not read atomically", func(r *rules) { r.atomic = false }, ""},
@@ -213,7 +213,7 @@ func TestInvariantCheckerCatchesMutants(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			rules := sound
-			c.break_(&rules)
+			c.with(&rules)
 			for seed := range uint64(60) {
 				if err := newSmallRun(t, seed, rules).do(); err != nil {
 					if !strings.Contains(err.Error(), c.want) {
