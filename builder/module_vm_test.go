@@ -32,15 +32,15 @@ func greeter(t *testing.T, baseDir string) string {
 
 // changes is what a person does on a machine: a package, a setting, a tool,
 // secrets of three kinds.
-const changes = `set -e; cd; mkdir -p p/DEBIAN p/usr/bin
-printf 'Package: mine\nVersion: 1.0\nArchitecture: all\nMaintainer: me <me@example.org>\nDescription: mine\n' > p/DEBIAN/control
-printf '#!/bin/sh\necho mine\n' > p/usr/bin/mine; chmod 755 p/usr/bin/mine
-dpkg-deb --root-owner-group -b p mine.deb >/dev/null; sudo dpkg -i mine.deb >/dev/null 2>&1
-echo 'tune = 7' | sudo tee /etc/mine.conf >/dev/null
-echo x | sudo tee /etc/mine.key >/dev/null
-printf '%s\n' '-----BEGIN OPENSSH PRIVATE KEY-----' | sudo tee /usr/local/share/notes >/dev/null
-sudo install -m 4755 /usr/bin/id /usr/local/bin/id2
-mkdir -p .ssh; echo secret > .ssh/id_ed25519; echo griduser:changed | sudo chpasswd`
+const changes = `cd; mkdir -p p/DEBIAN p/usr/bin && ` +
+	`printf 'Package: mine\nVersion: 1.0\nArchitecture: all\nMaintainer: me <me@example.org>\nDescription: mine\n' > p/DEBIAN/control && ` +
+	`printf '#!/bin/sh\necho mine\n' > p/usr/bin/mine && chmod 755 p/usr/bin/mine && ` +
+	`dpkg-deb --root-owner-group -b p mine.deb >/dev/null && sudo dpkg -i mine.deb >/dev/null 2>&1 && ` +
+	`echo 'tune = 7' | sudo tee /etc/mine.conf >/dev/null && ` +
+	`echo x | sudo tee /etc/mine.key >/dev/null && ` +
+	`printf '%s\n' '-----BEGIN OPENSSH PRIVATE KEY-----' | sudo tee /usr/local/share/notes >/dev/null && ` +
+	`sudo install -m 4755 /usr/bin/id /usr/local/bin/id2 && ` +
+	`mkdir -p .ssh && echo secret > .ssh/id_ed25519 && echo griduser:changed | sudo chpasswd`
 
 // TestVMModules boots an image of 40 GiB whose floppy names a module, beside a
 // blank disk: the module's program and account are there, the user layer has

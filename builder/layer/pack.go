@@ -43,7 +43,7 @@ func Pack(out string, m Manifest, source string, entries []*squashfs.Entry, belo
 				full[e.Path] = b
 			}
 		default:
-			kept = append(kept, e)
+			kept = append(kept, ownXattrs(e))
 		}
 	}
 	if err := check(source, m.Name, kept).Err(); err != nil {
@@ -59,6 +59,19 @@ func Pack(out string, m Manifest, source string, entries []*squashfs.Entry, belo
 		kept = append(kept, fileEntry(path.Join(own, "shared", p), b, created))
 	}
 	return write(out, source, kept, created)
+}
+
+// ownXattrs drops the attributes that no module keeps, such as those by which
+// overlayfs remembers where a file was copied from.
+func ownXattrs(e *squashfs.Entry) *squashfs.Entry {
+	c := *e
+	c.Xattrs = map[string]string{}
+	for name, v := range e.Xattrs {
+		if keptXattr(name) {
+			c.Xattrs[name] = v
+		}
+	}
+	return &c
 }
 
 // write writes a squashfs to a file that appears when it is whole.
