@@ -115,6 +115,9 @@ func (h *Holder) Handle(now time.Time, e Event) []Action {
 		h.want(e, now)
 	case Unwant:
 		if c := h.claim(e.Claim); c != nil {
+			if c.round != nil && !c.round.renewal {
+				c.release(c.round, now)
+			}
 			h.claims = slices.DeleteFunc(h.claims, func(o *claim) bool { return o == c })
 			h.act(Save{Claim: c.id})
 			h.act(Changed{Claim: c.id, State: Idle, Why: ReasonUnwanted})
