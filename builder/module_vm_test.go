@@ -59,7 +59,7 @@ func TestVMModules(t *testing.T) {
 	if err := os.WriteFile(flp, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	image := bootable(t, lab, "qcow2", "--floppy", flp, "--disk", "40G")
+	image := bootable(t, lab, "qcow2", "--floppy", flp, "--disk", "40G")[0]
 	blank := filepath.Join(t.TempDir(), "blank.raw")
 	if err := os.WriteFile(blank, nil, 0o600); err != nil {
 		t.Fatal(err)

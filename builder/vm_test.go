@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"gridappliance/builder/descriptor/descriptortest"
 	"gridappliance/builder/plan"
 	"gridappliance/internal/need"
 	"gridappliance/internal/qemu"
@@ -27,11 +28,12 @@ func demoGrid(t *testing.T) string {
 	return dir
 }
 
-// bootable builds an image on the base that machines of tests boot.
-func bootable(t *testing.T, lab *vmlab.Lab, target string, args ...string) string {
+// bootable builds an image on the base that machines of tests boot, and returns
+// its files, the disk first.
+func bootable(t *testing.T, lab *vmlab.Lab, target string, args ...string) []string {
 	t.Helper()
 	args = append([]string{"build", "--base", lab.Base, "--target", target, "-o", t.TempDir()}, args...)
-	return strings.TrimSpace(must(t, args...))
+	return strings.Split(strings.TrimSpace(must(t, args...)), "\n")
 }
 
 // outside is one card that reaches nothing but QEMU's DHCP server.
@@ -44,7 +46,7 @@ func TestVMMaster(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
 	floppy := filepath.Join(demoGrid(t), "master-1.img")
-	image := bootable(t, lab, "qcow2", "--floppy", standalone(t))
+	image := bootable(t, lab, "kvm", "--floppy", standalone(t))[0]
 	m := lab.Boot(qemu.Config{Disk: lab.Overlay(image), Persistent: true, Floppy: floppy, BootFloppy: true, NICs: outside})
 	m.WaitFor(`taken: the floppy of [^\r\n]*fd0[^\r\n]*, role master`)
 	want := map[string]string{"name": "C250000002.ipop", "address": "10.250.0.2", "role": "master", "grid": "demo", "group": "infra"}
@@ -99,6 +101,42 @@ func checkMaster(t *testing.T, m *vmlab.Machine) {
 	}
 	for _, line := range openOutside(m.Run("sudo ss -Hlntup")) {
 		t.Errorf("open on the outside: %s", line)
+	}
+}
+
+// TestVMForms boots what no other test does, side by side: the disk inside an
+// OVA, and a kernel and initrd as xl would start them.
+func TestVMForms(t *testing.T) {
+	t.Parallel()
+	lab := vmlab.New(t, 2)
+	floppy := standalone(t)
+
+	disk := filepath.Join(t.TempDir(), "disk.vmdk")
+	unpackOVA(t, bootable(t, lab, "ova", "--floppy", floppy)[0], disk)
+	ova := lab.Boot(qemu.Config{Disk: disk, Bus: qemu.AHCI, NICs: []qemu.NIC{{Model: "e1000"}, {Model: "e1000"}}})
+
+	files := bootable(t, lab, "xen", "--floppy", floppy)
+	folder := filepath.Dir(files[0])
+	text, err := os.ReadFile(filepath.Join(folder, "grid-private.pvh.cfg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := descriptortest.XL(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	disks, err := descriptortest.XLDisks(cfg["disk"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	here := func(path string) string { return filepath.Join(folder, filepath.Base(path)) }
+	xen := lab.Boot(qemu.Config{Kernel: here(cfg["kernel"][0]), Initrd: here(cfg["ramdisk"][0]), CommandLine: cfg["cmdline"][0],
+		Disk: here(disks["xvda"]), Disks: []string{here(disks["xvdb"])}, NICs: []qemu.NIC{{}, {}}})
+
+	ova.WaitFor(`taken: the floppy of [^\r\n]*gridcfg[^\r\n]*, role standalone`)
+	xen.WaitFor(`taken: the floppy of [^\r\n]*, role standalone`)
+	for _, m := range []*vmlab.Machine{ova, xen} {
+		m.WaitFor(`grid-appliance: READY name=standalone`)
 	}
 }
 
@@ -184,7 +222,7 @@ func checkChangedFloppy(t *testing.T, m *vmlab.Machine, floppy string) {
 func TestVMStandalone(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
-	image := bootable(t, lab, "raw", "--floppy", standalone(t))
+	image := bootable(t, lab, "raw", "--floppy", standalone(t))[0]
 	m := lab.Boot(qemu.Config{Disk: image, Firmware: qemu.UEFI, NICs: outside})
 	m.WaitFor(`taken: the floppy of [^\r\n]*gridcfg[^\r\n]*, role standalone`)
 	want := map[string]string{"name": "standalone", "address": "127.0.0.1", "role": "standalone", "grid": "none", "group": "none"}
@@ -223,7 +261,7 @@ func TestVMCopy(t *testing.T) {
 	grid := demoGrid(t)
 	worker := filepath.Join(t.TempDir(), "worker.img")
 	must(t, "floppy", "new", "--grid", grid, "--role", "worker", "--group", "physics", "--user", "alice", "-o", worker)
-	image := bootable(t, lab, "qcow2", "--floppy", worker)
+	image := bootable(t, lab, "qcow2", "--floppy", worker)[0]
 	original := lab.Overlay(image)
 	boot := func(disk, uuid string) *vmlab.Machine {
 		return lab.Boot(qemu.Config{Disk: disk, Persistent: true, UUID: uuid, NICs: outside})
@@ -301,7 +339,7 @@ func TestVMDamagedUserLayer(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
 	args := []string{"--floppy", standalone(t), "--disk", "3GiB"}
-	image := bootable(t, lab, "raw", args...)
+	image := bootable(t, lab, "raw", args...)[0]
 	var p planReport
 	if err := json.Unmarshal([]byte(must(t, append([]string{"plan", "--base", lab.Base, "--json"}, args...)...)), &p); err != nil {
 		t.Fatal(err)
@@ -334,7 +372,7 @@ func TestVMDamagedUserLayer(t *testing.T) {
 func TestVMBrokenFloppy(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
-	image := bootable(t, lab, "qcow2")
+	image := bootable(t, lab, "qcow2")[0]
 	good := standalone(t)
 	b, err := os.ReadFile(good)
 	if err != nil {
