@@ -90,10 +90,12 @@ func (g *glue) file(p string, text []byte) {
 }
 
 // links adds the links of an alternative; one that must not be is hidden
-// where a layer has it.
+// where a layer has it. Some are named below a link of the base's, such as
+// /lib/cpp.
 func (g *glue) links(links map[string]string) {
-	for _, p := range slices.Sorted(maps.Keys(links)) {
-		switch old, to := g.lookup(p), links[p]; {
+	for _, name := range slices.Sorted(maps.Keys(links)) {
+		p := inUsr(name)
+		switch old, to := g.lookup(p), links[name]; {
 		case to == "" && old != nil && old.Type() == squashfs.Symlink:
 			g.entries = append(g.entries, &squashfs.Entry{Path: p, Mode: squashfs.Char, Time: g.created})
 		case to != "" && (old == nil || old.Type() == squashfs.Symlink && old.Target != to):

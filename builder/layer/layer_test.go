@@ -344,3 +344,20 @@ func TestGlueRefuses(t *testing.T) {
 	_, err = Glue(filepath.Join(dir, "glue"), baseSystem(t), []*Module{m}, epoch)
 	golden(t, "hides", message(err, dir))
 }
+
+// TestAlternativesBelowLinks: an alternative that is named below one of the
+// base's links to /usr goes to where it leads, and makes no directory in its
+// place.
+func TestAlternativesBelowLinks(t *testing.T) {
+	g := &glue{base: &squashfs.Image{}}
+	g.links(map[string]string{"lib/cpp": "/etc/alternatives/cpp", "usr/bin/editor": "/etc/alternatives/editor"})
+	g.parents()
+	for _, e := range g.entries {
+		if e.Path == "lib" || strings.HasPrefix(e.Path, "lib/") {
+			t.Errorf("the glue has %s", e.Path)
+		}
+	}
+	if g.entries[0].Path != "usr/lib/cpp" || g.entries[0].Target != "/etc/alternatives/cpp" {
+		t.Errorf("%+v", g.entries[0])
+	}
+}

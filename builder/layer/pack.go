@@ -192,24 +192,27 @@ func byID(ids map[string]uint32) map[uint32]string {
 	return out
 }
 
+// inUsr returns a path below one of the base's links to /usr as one below
+// /usr: a directory in the link's place would hide all that it leads to.
+func inUsr(p string) string {
+	for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
+		if strings.HasPrefix(p, d+"/") {
+			return "usr/" + p
+		}
+	}
+	return p
+}
+
 // mergeUsr moves what lies below the base's links into /usr; the directories
 // and links themselves go.
 func mergeUsr(e *squashfs.Entry) *squashfs.Entry {
-	moved := func(p string) string {
-		for _, d := range []string{"bin", "sbin", "lib", "lib64"} {
-			if strings.HasPrefix(p, d+"/") {
-				return "usr/" + p
-			}
-		}
-		return p
-	}
 	switch e.Path {
 	case "bin", "sbin", "lib", "lib64":
 		return nil
 	}
-	to, link := moved(e.Path), e.Link
+	to, link := inUsr(e.Path), e.Link
 	if link != "" {
-		link = moved(link)
+		link = inUsr(link)
 	}
 	if to == e.Path && link == e.Link {
 		return e
