@@ -157,6 +157,22 @@ func TestSessionNotThroughItself(t *testing.T) {
 	}
 }
 
+// TestWayBack: what a node that is not on the ring sends by way of a peer names
+// that peer, or no answer would find it.
+func TestWayBack(t *testing.T) {
+	n, w := connected(t)
+	w.answers = []link.Action{link.RouteSession{To: wire.Target{ID: id(9), Exact: true, Via: id(2)}, Data: []byte("x")}}
+	n.Handle(start, Datagram{})
+	got := w.sent(wire.TypeRouted)
+	if len(got) != 1 {
+		t.Fatalf("%d messages, want 1", len(got))
+	}
+	m, err := wire.ParseRouted(got[0][1:])
+	if err != nil || m.SrcVia != id(2) || m.To.Via != id(2) || m.To.ID != id(9) {
+		t.Errorf("header %+v, %v", m.Header, err)
+	}
+}
+
 func TestHostileMessages(t *testing.T) {
 	n, w := connected(t)
 	r := rand.New(rand.NewPCG(2, 2))

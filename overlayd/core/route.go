@@ -112,6 +112,9 @@ func (n *Node) routeSession(to wire.Target, body []byte) {
 			break
 		}
 		if p, ok := n.peers[next]; next != to.ID || !ok || p.direct {
+			if h.SrcVia == (nodeid.ID{}) && next == to.Via && n.ring.Phase() != ring.OnRing {
+				h.SrcVia = next // nobody else finds this node
+			}
 			h.To = to
 			n.send(next, &wire.Routed{Header: h, Body: body})
 			return
