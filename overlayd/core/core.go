@@ -35,9 +35,6 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"gridappliance/overlayd/dht"
-	"gridappliance/overlayd/gossip"
-	"gridappliance/overlayd/lease"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -55,7 +52,7 @@ type Config struct {
 	Namespace string     // of the node's virtual network: relayed without limit
 	Founder   bool       // may begin a ring: see ring.Config
 	Degree    int        // bound of the ring's sessions: see ring.Config
-	Services
+	Grid      *Grid      // nil: a place on the ring and nothing else
 }
 
 // Counters counts since New.
@@ -72,12 +69,12 @@ type Counters struct {
 
 // Node is one node.
 type Node struct {
-	cfg      Config
-	ring     *ring.Machine
-	links    Links
-	relay    *relay.Machine
-	services Services
-	peers    map[nodeid.ID]peer // with a session
+	cfg   Config
+	ring  *ring.Machine
+	links Links
+	relay *relay.Machine
+	grid  *Grid              // or nil
+	peers map[nodeid.ID]peer // with a session
 
 	now      time.Time
 	todo     []any // events that wait for their machine
@@ -89,8 +86,13 @@ type Node struct {
 
 // New returns a node that waits for Start.
 func New(cfg Config) *Node {
-	n := &Node{cfg: cfg, links: cfg.Links, services: cfg.Services, relay: relay.New(relay.Config{Namespace: cfg.Namespace}), peers: map[nodeid.ID]peer{}}
-	n.ring = ring.New(ring.Config{ID: cfg.ID, Holder: cfg.Holder, Rand: cfg.Rand, Founder: cfg.Founder, Degree: cfg.Degree, Tail: n.tail})
+	n := &Node{cfg: cfg, links: cfg.Links, grid: cfg.Grid, relay: relay.New(relay.Config{Namespace: cfg.Namespace}), peers: map[nodeid.ID]peer{}}
+	ringConfig := ring.Config{ID: cfg.ID, Holder: cfg.Holder, Rand: cfg.Rand, Founder: cfg.Founder, Degree: cfg.Degree}
+	if n.grid != nil {
+		n.attach()
+		ringConfig.Tail = n.grid.tail
+	}
+	n.ring = ring.New(ringConfig)
 	return n
 }
 
@@ -99,6 +101,9 @@ func (n *Node) ID() nodeid.ID { return n.cfg.ID }
 
 // Ring returns the node's place on the ring, to look at only.
 func (n *Node) Ring() *ring.Machine { return n.ring }
+
+// ConnectedTo says whether there is a session with a peer.
+func (n *Node) ConnectedTo(id nodeid.ID) bool { _, ok := n.peers[id]; return ok }
 
 // Counters returns the counters.
 func (n *Node) Counters() Counters { return n.counters }
@@ -111,6 +116,7 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 	n.memory.reset()
 	switch e := e.(type) {
 	case Start:
+		n.startGrid()
 		n.enqueue(ring.Bootstrap{Contacts: e.Contacts})
 	case Datagram:
 		n.enqueue(link.Datagram(e))
@@ -120,16 +126,12 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 		n.enqueue(ring.Demand{ID: e.ID})
 	case Leave:
 		n.leave()
-	case ToStore:
-		n.enqueue(e.Event)
-	case ToGossip:
-		n.enqueue(e.Event)
-	case ToLeases:
-		n.enqueue(e.Event)
 	case Lookup:
 		n.lookup(e)
 	case Tick:
 		n.tick()
+	default:
+		n.request(e)
 	}
 	for i := 0; i < len(n.todo); i++ {
 		switch e := n.todo[i].(type) {
@@ -139,12 +141,8 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 			n.fromLinks(n.links.Handle(now, e))
 		case relay.Event:
 			n.fromRelay(n.relay.Handle(now, e))
-		case dht.Event:
-			n.toStore(e)
-		case gossip.Event:
-			n.toGossip(e)
-		case lease.Event:
-			n.toLeases(e)
+		default:
+			n.handleGrid(e)
 		}
 		n.todo[i] = nil
 	}
@@ -167,7 +165,9 @@ func (n *Node) tick() {
 	if due(n.relay.NextDeadline(), n.now) {
 		n.enqueue(relay.Tick{})
 	}
-	n.tickServices()
+	if n.grid != nil {
+		n.tickGrid()
+	}
 	n.retry()
 }
 
@@ -175,8 +175,11 @@ func due(deadline, now time.Time) bool { return !deadline.IsZero() && !deadline.
 
 // NextDeadline is when Tick is due; zero: never.
 func (n *Node) NextDeadline() time.Time {
-	above := n.services.deadlines()
-	return earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline(), earliest(above[:]...))
+	next := earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline())
+	if n.grid != nil {
+		next = earliest(next, n.grid.nextDeadline())
+	}
+	return next
 }
 
 func earliest(times ...time.Time) (first time.Time) {
@@ -203,7 +206,9 @@ func (n *Node) fromRing(actions []ring.Action) {
 			h := wire.Header{Payload: a.Type, To: a.To, RPC: a.RPC, SrcVia: a.SrcVia}
 			n.route(&h, a.Body, a.Try)
 		case ring.Changed:
-			n.near()
+			if n.grid != nil {
+				n.near()
+			}
 		case ring.Member:
 			n.do(Member{On: a.On})
 		}

@@ -3,7 +3,6 @@ package core
 import (
 	"time"
 
-	"gridappliance/overlayd/gossip"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -67,8 +66,8 @@ func (n *Node) up(a link.Up) {
 	n.peers[id] = peer{holder: a.Contact.Holder}
 	n.enqueue(ring.LinkUp{Contact: a.Contact, RTT: a.RTT})
 	n.pathed(id, a.Path)
-	if n.services.Gossip != nil {
-		n.enqueue(gossip.PeerUp{ID: id, Versions: a.Versions})
+	if n.grid != nil {
+		n.upGrid(id, a.Versions)
 	}
 	n.do(Connected{ID: id, Path: a.Path})
 }
@@ -80,8 +79,8 @@ func (n *Node) down(id nodeid.ID) {
 	n.pathed(id, link.None)
 	delete(n.peers, id)
 	n.enqueue(ring.LinkDown{ID: id})
-	if n.services.Gossip != nil {
-		n.enqueue(gossip.PeerDown{ID: id})
+	if n.grid != nil {
+		n.downGrid(id)
 	}
 	n.do(Disconnected{ID: id})
 }

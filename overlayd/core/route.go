@@ -1,9 +1,6 @@
 package core
 
 import (
-	"gridappliance/overlayd/dht"
-	"gridappliance/overlayd/gossip"
-	"gridappliance/overlayd/lease"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/relay"
@@ -28,11 +25,9 @@ func (n *Node) message(from nodeid.ID, data []byte) {
 	case wire.TypePing, wire.TypePong, wire.TypeNeighAsk, wire.TypeNeigh, wire.TypeLink, wire.TypeLinkAnswer,
 		wire.TypeUnlink, wire.TypeProbeFor, wire.TypeProbeResult:
 		n.enqueue(ring.FromLink{ID: from, Data: n.memory.keep(data)})
-		if t == wire.TypePing || t == wire.TypePong {
+		if n.grid != nil && (t == wire.TypePing || t == wire.TypePong) {
 			n.heard(from, data[1:])
 		}
-	case wire.TypeGossip, wire.TypeFetch, wire.TypePiece:
-		n.enqueue(gossip.Received{From: from, Type: t, Body: n.memory.keep(data[1:])})
 	case wire.TypeRelay:
 		m, err := wire.ParseRelay(data[1:])
 		if err != nil {
@@ -41,7 +36,9 @@ func (n *Node) message(from nodeid.ID, data []byte) {
 		}
 		n.enqueue(relay.Message{From: from, Relay: m})
 	default:
-		n.counters.Unknown++
+		if !n.messageGrid(from, t, data[1:]) {
+			n.counters.Unknown++
+		}
 	}
 }
 
@@ -153,16 +150,10 @@ func (n *Node) deliver(h *wire.Header, body []byte) {
 		if h.Payload == wire.TypeSession {
 			n.enqueue(link.Routed{Src: h.Src, Over: h.SrcVia, Data: n.memory.keep(body)})
 		}
-	case wire.TypeGet, wire.TypePut, wire.TypeRecords, wire.TypePutAnswer, wire.TypeStoreFetch, wire.TypeStorePiece:
-		if h.Payload != wire.TypeErr { // the store has its own times
-			n.enqueue(dht.Received{Src: h.Src, RPC: h.RPC, Type: h.Payload, Body: n.memory.keep(body)})
-		}
-	case wire.TypeHold, wire.TypeVote, wire.TypeNack, wire.TypeRelease, wire.TypeShow, wire.TypeHoldsAsk, wire.TypeHolds,
-		wire.TypeGreet, wire.TypeGreeted, wire.TypeStop, wire.TypeStopped:
-		if h.Payload != wire.TypeErr {
-			n.enqueue(lease.Routed{Src: h.Src, RPC: h.RPC, Type: h.Payload, Body: n.memory.keep(body)})
-		}
 	default:
+		if n.grid != nil && n.deliverGrid(about, h, body) {
+			return
+		}
 		n.counters.Unknown++
 		n.refuse(h, wire.CodeUnknown)
 	}

@@ -61,6 +61,15 @@ func (c *chains) owner(m *Machine, now time.Time, known *chain) *credential.Node
 	return owner
 }
 
+// Owner returns whose chain a record names, or nil when it is no longer here or
+// no longer good.
+func (m *Machine) Owner(r Record, now time.Time) *credential.Node {
+	if known := m.chains.byID[r.Chain]; known != nil {
+		return m.chains.owner(m, now, known)
+	}
+	return nil
+}
+
 // add verifies a chain and keeps it; nil when it is refused.
 func (c *chains) add(m *Machine, now time.Time, encoded []byte) *chain {
 	object := piece.New(encoded)

@@ -1,20 +1,16 @@
 package scenario
 
 import (
-	"crypto/ecdsa"
-	cryptorand "crypto/rand"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"time"
 
 	"github.com/flynn/noise"
 
 	"gridappliance/credential"
-	"gridappliance/overlayd/dht"
-	"gridappliance/overlayd/gossip"
+	"gridappliance/overlayd/core"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/session"
@@ -81,52 +77,24 @@ func (g *Grid) Identify(w *World, m *Machine) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	// Who is verified by what counts on this very machine.
-	verify := func(c credential.Chain, now time.Time) (*credential.Node, error) {
-		v, err := trust.Verifier()
-		if err != nil {
-			return nil, err
-		}
-		return v.VerifyNode(c, now)
-	}
 	id := nodeid.ID(made.Node.ID)
 	links, err := link.New(link.Config{Rand: w.Split(), Spray: true, Session: session.Config{ID: id, Static: static, Chain: made.Chain,
 		Roots: [][32]byte{sha256.Sum256([]byte("scenario"))}, Descriptor: g.grid.Descriptor.Hash(), Purposes: []string{session.LinkPurpose, "one"},
-		AES: true, Random: random, Crypto: session.Real(verify)}}, m.Host.Now())
+		AES: true, Random: random, Crypto: session.Real(trust.Verify)}}, m.Host.Now())
 	if err != nil {
 		return Identity{}, err
 	}
-	who := Identity{ID: id, Holder: wire.Holder(made.Node.Holder.Key[:8]), Links: links}
-	who.Services.Gossip = gossip.New(gossip.Config{Trust: trust})
-	who.Services.Store = dht.New(dht.Config{Self: id, Holder: who.Holder, Rand: w.Split(), Crypto: recordCrypto{key, verify},
-		Witnesses: func(nodeid.ID) []nodeid.ID { return nil }})
-	who.Chain = made.Chain
-	return who, nil
+	above, err := core.NewGrid(core.GridConfig{Trust: trust, Chain: made.Chain, Key: key}, m.Host.Now())
+	return Identity{ID: id, Holder: wire.Holder(made.Node.Holder.Key[:8]), Links: links, Grid: above}, err
 }
 
 // trust is what a floppy tells a machine.
-func (g *Grid) trust() (*credential.Trust, error) {
+func (g *Grid) trust() (*core.Trust, error) {
 	t := new(credential.Trust)
-	_, err := t.AcceptDescriptor(g.grid.Descriptor.Text())
-	return t, err
-}
-
-// recordCrypto is dht.Crypto by a node's key.
-type recordCrypto struct {
-	key    *ecdsa.PrivateKey
-	verify func(credential.Chain, time.Time) (*credential.Node, error)
-}
-
-func (c recordCrypto) Sign(digest [32]byte) ([]byte, error) {
-	return ecdsa.SignASN1(cryptorand.Reader, c.key, digest[:])
-}
-
-func (c recordCrypto) VerifyChain(chain credential.Chain, now time.Time) (*credential.Node, error) {
-	return c.verify(chain, now)
-}
-
-func (c recordCrypto) Verify(owner *credential.Node, digest [32]byte, signature []byte) bool {
-	return ecdsa.VerifyASN1(owner.Key, digest[:], signature)
+	if _, err := t.AcceptDescriptor(g.grid.Descriptor.Text()); err != nil {
+		return nil, err
+	}
+	return core.NewTrust(t)
 }
 
 // Revoke revokes a machine's floppy and returns the list.

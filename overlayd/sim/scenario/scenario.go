@@ -27,9 +27,7 @@ import (
 	"slices"
 	"time"
 
-	"gridappliance/credential"
 	"gridappliance/overlayd/core"
-	"gridappliance/overlayd/dht"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/ring"
 	"gridappliance/overlayd/sim"
@@ -76,9 +74,7 @@ type Identity struct {
 	ID     nodeid.ID
 	Holder wire.Holder
 	Links  core.Links
-
-	Services core.Services
-	Chain    credential.Chain // for the store's records; nil without a store
+	Grid   *core.Grid // nil: a place on the ring and nothing else
 }
 
 // World is an overlay and the internet below it.
@@ -172,7 +168,7 @@ func (w *World) newID() (id nodeid.ID) {
 // Boot starts a node with a new ID on a machine.
 func (w *World) Boot(m *Machine) {
 	who := w.identify(m)
-	cfg := core.Config{ID: who.ID, Holder: who.Holder, Links: who.Links, Rand: w.Split(), Founder: m.Founder, Services: who.Services}
+	cfg := core.Config{ID: who.ID, Holder: who.Holder, Links: who.Links, Rand: w.Split(), Founder: m.Founder, Grid: who.Grid}
 	if m.Founder {
 		cfg.Degree = ring.BudgetBootstrap
 	}
@@ -180,9 +176,6 @@ func (w *World) Boot(m *Machine) {
 	m.Host.Start(m)
 	w.record(func(r Recorder) { r.Started(w.Now(), cfg.ID, m.Founder) })
 	m.handle(m.addresses())
-	if who.Chain != nil {
-		m.handle(core.ToStore{Event: dht.Identity{Chain: who.Chain}})
-	}
 	m.handle(core.Start{Contacts: w.contacts(m)})
 }
 

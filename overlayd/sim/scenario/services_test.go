@@ -6,7 +6,6 @@ import (
 
 	"gridappliance/overlayd/core"
 	"gridappliance/overlayd/dht"
-	"gridappliance/overlayd/gossip"
 	"gridappliance/overlayd/sim"
 )
 
@@ -24,14 +23,12 @@ func TestServices(t *testing.T) {
 	var r *run
 	cfg.Told = func(m *Machine, a core.Action) {
 		switch a := a.(type) {
-		case core.FromStore:
-			if result, ok := a.Action.(dht.Result); ok && len(result.Records) == 1 && string(result.Records[0].Value) == "here" {
+		case core.Records:
+			if len(a.Records) == 1 && string(a.Records[0].Value) == "here" {
 				found[m]++
 			}
-		case core.FromGossip:
-			if c, ok := a.Action.(gossip.Changed); ok && c.Revocations {
-				changed[m] = r.Now()
-			}
+		case core.Trusted:
+			changed[m] = r.Now()
 		}
 	}
 	r = begin("services", cfg)
@@ -39,10 +36,10 @@ func TestServices(t *testing.T) {
 	machines := r.World.Machines
 	owner := machines[0]
 	name := dht.Name{Kind: dht.KindLocator, Name: owner.Node.ID().String(), Namespace: "one"}
-	owner.handle(core.ToStore{Event: dht.Publish{Name: name, Value: []byte("here")}})
+	owner.handle(core.Put{Name: name, Value: []byte("here")})
 	r.Run(r.Now() + 10*time.Second)
 	for i, m := range machines[1:] {
-		m.handle(core.ToStore{Event: dht.Lookup{ID: uint64(i), Name: name}})
+		m.handle(core.Get{Token: uint64(i), Name: name})
 	}
 	r.Run(r.Now() + 10*time.Second)
 	if len(found) != len(machines)-1 {
@@ -58,14 +55,16 @@ func TestServices(t *testing.T) {
 		t.Fatal("the node to be revoked has no connections to lose")
 	}
 	at := r.Now()
-	machines[2].handle(core.ToGossip{Event: gossip.Publish{Text: list}})
+	machines[2].handle(core.Publish{Text: list})
 	r.Run(at + 15*time.Second)
 	r.running(func(m *Machine) {
 		if m != victim && (changed[m] == 0 || changed[m]-at > 10*time.Second) {
 			t.Errorf("machine %d has the revocation list after %v", m.Host.Name, changed[m]-at)
 		}
 	})
-	if n := victim.Node.Connections(); n != 0 {
-		t.Errorf("the revoked node has %d connections", n)
-	}
+	r.running(func(m *Machine) {
+		if m != victim && m.Node.ConnectedTo(victim.Node.ID()) {
+			t.Errorf("machine %d is connected to the revoked node", m.Host.Name)
+		}
+	})
 }
