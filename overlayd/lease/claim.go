@@ -38,18 +38,17 @@ type claim struct {
 // round is one attempt: one Hold to every witness of the key, sent again to
 // those that are silent.
 type round struct {
-	key      wire.LeaseKey
-	nonce    uint64
-	seq      uint64
-	term     uint32
-	renewal  bool
-	proof    []wire.Answer
-	sets     sets
-	sent     time.Time // the lease counts from here
-	resend   time.Time
-	pause    time.Duration
-	answers  []wire.Answer // the latest of each witness
-	released bool
+	key     wire.LeaseKey
+	nonce   uint64
+	seq     uint64
+	term    uint32
+	renewal bool
+	proof   []wire.Answer
+	sets    sets
+	sent    time.Time // the lease counts from here
+	resend  time.Time
+	pause   time.Duration
+	answers []wire.Answer // the latest of each witness
 }
 
 func (c *claim) begin(saved []byte, now time.Time) {

@@ -58,7 +58,13 @@ func (k *keyCrypto) Verify(node nodeid.ID, s *wire.Signature, message []byte) bo
 	if x == nil {
 		return false
 	}
-	public := &ecdsa.PublicKey{Curve: elliptic.P256(), X: x, Y: y}
+	point := append(make([]byte, 0, 65), 4)
+	point = append(point, x.FillBytes(make([]byte, 32))...)
+	point = append(point, y.FillBytes(make([]byte, 32))...)
+	public, err := ecdsa.ParseUncompressedPublicKey(elliptic.P256(), point)
+	if err != nil {
+		return false
+	}
 	if nodeid.ID(credential.NodeIDOf(public)) != node {
 		return false
 	}

@@ -582,7 +582,7 @@ func (w *world) publish(from *host, a lease.Publish) {
 		if h != from {
 			w.after(w.between(50*time.Millisecond, 3*time.Second), func() {
 				if w.connected(from, h) && (h.holder != nil || h.witness != nil) {
-					h.handle(lease.Published{Type: a.Type, Body: a.Body})
+					h.handle(lease.Published(a))
 				}
 			})
 		}
