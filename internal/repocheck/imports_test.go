@@ -56,7 +56,7 @@ var pure = []string{"builder/plan", "builder/descriptor", "firstboot/plan", "fir
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report"}
 
 // pkg is one package folder of the repository.
 type pkg struct {

@@ -37,6 +37,16 @@ func (d *Durations) At(q float64) time.Duration {
 	return d.all[min(int(q*float64(len(d.all))), len(d.all)-1)]
 }
 
+// Seconds returns a copy of the sample, the least first.
+func (d *Durations) Seconds() []float64 {
+	d.At(0) // sorts
+	all := make([]float64, len(d.all))
+	for i, t := range d.all {
+		all[i] = t.Seconds()
+	}
+	return all
+}
+
 // String gives p50, p90, p99.
 func (d *Durations) String() string {
 	ms := func(q float64) string { return fmt.Sprintf("%.0f", float64(d.At(q))/float64(time.Millisecond)) }
@@ -113,7 +123,7 @@ func (w *World) look() {
 	m := w.members[w.chance.IntN(len(w.members))]
 	key := w.newID()
 	w.token++
-	w.asked[w.token] = question{from: m, node: m.Node, key: key, nearest: w.nearest(key)}
+	w.asked[w.token] = question{from: m, node: m.Node, key: key, nearest: w.nearest(m, key)}
 	w.Lookups.Asked++
 	m.handle(core.Lookup{Token: w.token, Key: key})
 }
@@ -127,7 +137,7 @@ func (w *World) found(m *Machine, a core.Found) {
 	l := Lookup{From: m.Node.ID(), Key: q.key, Took: a.Took}
 	if a.Err == nil {
 		l.Node, l.Hops = a.Node.ID, a.Hops
-		l.Right = l.Node == q.nearest || l.Node == w.nearest(q.key)
+		l.Right = l.Node == q.nearest || l.Node == w.nearest(m, q.key)
 		w.Lookups.Answered++
 		w.Lookups.Took.Add(a.Took)
 		for len(w.Lookups.Hops) <= a.Hops {
@@ -151,18 +161,29 @@ func (w *World) settleLookups() {
 	}
 }
 
-// nearest returns the member nearest to a key: the truth.
-func (w *World) nearest(key nodeid.ID) nodeid.ID {
+// forget lets lookups begin anew: what was asked before counts no more.
+func (w *World) forget() { w.Lookups, w.asked = Lookups{}, map[uint64]question{} }
+
+// nearest returns the member nearest to a key, of those on the asker's side
+// of a cut: the truth.
+func (w *World) nearest(asker *Machine, key nodeid.ID) nodeid.ID {
 	n := len(w.members)
-	if n == 0 {
-		return nodeid.ID{}
-	}
 	i, _ := slices.BinarySearchFunc(w.members, key, func(m *Machine, id nodeid.ID) int { return m.Node.ID().Compare(id) })
-	after, before := w.members[i%n].Node.ID(), w.members[(i+n-1)%n].Node.ID()
-	if nodeid.Distance(key, before).Compare(nodeid.Distance(key, after)) < 0 {
-		return before
+	var ends [2]nodeid.ID // the first after the key, and the first before
+	for end, step := range [2]int{1, -1} {
+		at := (i + n*2 + min(0, step)) % max(1, n)
+		for range n {
+			if m := w.members[at]; w.side == nil || w.side(m) == w.side(asker) {
+				ends[end] = m.Node.ID()
+				break
+			}
+			at = (at + n + step) % n
+		}
 	}
-	return after
+	if nodeid.Distance(key, ends[1]).Compare(nodeid.Distance(key, ends[0])) < 0 {
+		return ends[1]
+	}
+	return ends[0]
 }
 
 // Consistent returns the share of members whose first successor is the member
@@ -225,8 +246,9 @@ type Report struct {
 	Recovered   time.Duration // from the event to all successors right
 	BytesPerSec float64       // sent by a node, UDP payload, without lookups
 	PktsPerSec  float64
-	LoadMaxMean float64 // forwarded payloads: the busiest node to the mean
-	Degree      float64 // mean connections of a node
+	LoadMaxMean float64   // forwarded payloads: the busiest node to the mean
+	Load        []float64 // what each node forwarded, the least first
+	Degree      float64   // mean connections of a node
 	DegreeMax   int
 	HeapPerNode int // bytes
 
@@ -273,6 +295,10 @@ func (r *run) end() *Report {
 	p.Joins, p.Attaches, p.Lookups = w.Joins, w.Attaches, w.Lookups
 	p.Counters = w.moved
 	w.running(func(m *Machine) { p.Counters = add(p.Counters, m.Node.Counters()) })
+	w.running(func(m *Machine) {
+		n := m.Node.Connections()
+		p.Degree, p.DegreeMax = p.Degree+float64(n)/float64(p.Running), max(p.DegreeMax, n)
+	})
 	p.Net = fmt.Sprintf("%+v", w.Stats)
 	p.Trace = w.Trace.Sum()
 	used := heap() - r.before
@@ -313,6 +339,7 @@ func (r *run) load(lookups int, over time.Duration) {
 		}
 	})
 	sort.Float64s(all)
+	r.Load = all
 	if sum > 0 {
 		r.LoadMaxMean = all[len(all)-1] / (sum / float64(len(all)))
 	}
@@ -349,6 +376,7 @@ func (p *Report) Print(to io.Writer) {
 	if p.BytesPerSec > 0 {
 		f("  idle     %.0f bytes/s, %.2f datagrams/s sent by a node", p.BytesPerSec, p.PktsPerSec)
 	}
+	f("  degree   mean %.1f, most %d", p.Degree, p.DegreeMax)
 	if p.LoadMaxMean > 0 {
 		f("  load     forwarded max/mean %.1f", p.LoadMaxMean)
 	}

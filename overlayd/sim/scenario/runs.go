@@ -3,6 +3,8 @@ package scenario
 import (
 	"math"
 	"time"
+
+	"gridappliance/overlayd/core"
 )
 
 // Steady grows a ring, looks at it idle, then looks things up.
@@ -58,14 +60,16 @@ func Massacre(cfg Config, share float64) *Report {
 	r.Look(r.lookups()/2, 5*time.Second)
 	r.Run(at + 10*time.Second)
 	r.Note("first 5 s: success %.4f, round trip %v", r.World.Lookups.Success(), &r.World.Lookups.Took)
+	r.Look(r.lookups()/2, 20*time.Second)
 	r.recover(at, 5*time.Minute, time.Second)
 	r.Run(max(r.Now(), at+30*time.Second))
-	r.World.Lookups = Lookups{}
+	r.forget()
 	r.load(r.lookups(), 30*time.Second)
 	return r.end()
 }
 
-// Split cuts the internet in halves for a time, and heals it.
+// Split cuts the internet in halves for a time, and heals it. Lookups are asked
+// all the time; while it is cut, the right answer is that of the own half.
 func Split(cfg Config, cut time.Duration) *Report {
 	r := begin("split", cfg)
 	r.grow()
@@ -73,17 +77,23 @@ func Split(cfg Config, cut time.Duration) *Report {
 	sides := make([]uint8, r.Hosts())
 	r.running(func(m *Machine) { sides[m.Host.Name] = side(m) })
 	r.Partition(sides)
+	r.World.side = side
 	r.mark("cut")
 	at := r.Now()
+	r.Look(r.lookups()/2, cut)
 	r.Run(at + cut - 35*time.Second)
 	for s := range uint8(2) {
 		r.Note("side %d before the heal: successors right %.4f", s, r.consistentAmong(func(m *Machine) bool { return side(m) == s }))
 	}
 	r.Run(at + cut)
 	r.Heal()
+	r.World.side = nil
 	r.mark("heal")
 	at = r.Now()
+	r.Look(r.lookups()/2, time.Minute)
 	r.recover(at, 10*time.Minute, time.Second)
+	r.Run(max(r.Now(), at+time.Minute+core.LookupTime))
+	r.forget()
 	r.load(r.lookups(), 30*time.Second)
 	return r.end()
 }

@@ -91,7 +91,8 @@ type World struct {
 	members []*Machine // on the ring, by ID: the truth
 	token   uint64
 	asked   map[uint64]question
-	moved   core.Counters // of nodes that are gone
+	side    func(*Machine) uint8 // of a cut; nil while the network is whole
+	moved   core.Counters        // of nodes that are gone
 }
 
 // Machine is a host and what runs on it. A machine that restarts keeps host

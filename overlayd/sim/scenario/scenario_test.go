@@ -3,7 +3,6 @@ package scenario
 import (
 	"os"
 	"runtime"
-	"strconv"
 	"testing"
 	"time"
 
@@ -109,33 +108,4 @@ func TestReal(t *testing.T) {
 	r := show(t, Steady(cfg))
 	whole(t, r)
 	success(t, r, 0.98)
-}
-
-// TestLarge prints what `make sim` shows: SIM is the number of machines,
-// SCENARIO one of the names, or nothing for all.
-func TestLarge(t *testing.T) {
-	n, _ := strconv.Atoi(os.Getenv("SIM"))
-	if n == 0 {
-		t.Skip("a long simulation: make sim, or SIM=1000")
-	}
-	base := Config{Seed: 1, Machines: n, Bootstraps: max(4, n/20), Net: sim.Usual, NAT: NAT70, Drift: 100}
-	all := base
-	all.NAT = AllNAT
-	for _, s := range []struct {
-		name string
-		run  func() *Report
-	}{
-		{"steady", func() *Report { return Steady(base) }},
-		{"all-nat", func() *Report { return Steady(all) }},
-		{"churn-10m", func() *Report { return Churn(base, 10*time.Minute, 1, 5*time.Minute) }},
-		{"churn-84s", func() *Report { return Churn(base, 84*time.Second, 1, 3*time.Minute) }},
-		{"churn-weibull", func() *Report { return Churn(base, 10*time.Minute, 0.5, 5*time.Minute) }},
-		{"massacre", func() *Report { return Massacre(base, 0.3) }},
-		{"split", func() *Report { return Split(base, 5*time.Minute) }},
-		{"flash", func() *Report { return Flash(base) }},
-	} {
-		if want := os.Getenv("SCENARIO"); want == "" || want == s.name {
-			t.Run(s.name, func(t *testing.T) { s.run().Print(os.Stdout) })
-		}
-	}
 }
