@@ -50,10 +50,14 @@ func (m *Machine) restate() {
 // gather takes as hints whom peers list in this node's window: stabilise. A
 // hint is connected to, and listed only then.
 func (m *Machine) gather() {
+	ahead, behind := ^uint64(0), ^uint64(0) // how far the window reaches, in prefixes
+	if p, s := m.list.Preds, m.list.Succs; len(p) >= near && len(s) >= near {
+		ahead, behind = s[near-1].ID.Prefix()-m.prefix, m.prefix-p[near-1].ID.Prefix()
+	}
 	for _, c := range m.conns {
 		for _, side := range [2][]wire.Peer{c.list.Succs, c.list.Preds} {
 			for _, p := range side {
-				if !m.inWindow(p.ID) {
+				if x := p.ID.Prefix() - m.prefix; x > ahead && -x > behind || !m.inWindow(p.ID) {
 					continue
 				}
 				m.addHint(p)

@@ -248,6 +248,12 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 		}
 	case FromLink:
 		m.fromLink(e)
+		if m.phase == OnRing && !m.dirty && m.now < m.deadline && routine(e.Data) {
+			if c := m.conn(e.ID); c != nil {
+				m.deadline = min(m.deadline, c.deadline())
+			}
+			return m.actions
+		}
 	case Routed:
 		m.routed(e)
 	case Demand:
@@ -259,6 +265,12 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	}
 	m.tick()
 	return m.actions
+}
+
+// routine says that a message only concerns its own connection, unless it made
+// the lists dirty: nothing else can be due because of it. Most messages are.
+func routine(msg []byte) bool {
+	return len(msg) > 0 && (msg[0] == byte(wire.TypePing) || msg[0] == byte(wire.TypePong) || msg[0] == byte(wire.TypeNeighAsk))
 }
 
 // NextDeadline is when Tick is due; zero: never.
