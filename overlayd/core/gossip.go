@@ -57,6 +57,8 @@ func (n *Node) messageGrid(from nodeid.ID, t wire.Type, body []byte) bool {
 	switch t {
 	case wire.TypeGossip, wire.TypeFetch, wire.TypePiece:
 		n.enqueue(gossip.Received{From: from, Type: t, Body: n.memory.keep(body)})
+	case wire.TypeTwin:
+		n.twin(body)
 	case wire.TypeGreet, wire.TypeStopped:
 		n.enqueue(flooded{from, t, append([]byte(nil), body...)})
 	default:
@@ -78,6 +80,7 @@ func (n *Node) heard(from nodeid.ID, ping []byte) {
 		n.counters.Malformed++
 		return
 	}
+	n.ran(from, m.Tail[wire.VersionsSize:])
 	if same := v == g.gossip.Versions(); same && !g.differs[from] {
 		return
 	} else if same {

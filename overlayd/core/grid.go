@@ -3,6 +3,7 @@ package core
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"encoding/binary"
 	"fmt"
 	"time"
 
@@ -58,6 +59,10 @@ type Grid struct {
 	asks    asks
 	held    []held             // by claim
 	differs map[nodeid.ID]bool // peers whose last ping had other versions
+
+	run      uint64 // of this node; see runs
+	runs     map[nodeid.ID]runs
+	twinTold time.Time
 }
 
 // NewGrid verifies that a configuration belongs together.
@@ -69,7 +74,7 @@ func NewGrid(cfg GridConfig, now time.Time) (*Grid, error) {
 	if self.ID != credential.NodeIDOf(&cfg.Key.PublicKey) {
 		return nil, fmt.Errorf("own certificate: %w", credential.ErrKey)
 	}
-	g := &Grid{trust: cfg.Trust, key: cfg.Key, file: cfg.Holds, differs: map[nodeid.ID]bool{}}
+	g := &Grid{trust: cfg.Trust, key: cfg.Key, file: cfg.Holds, differs: map[nodeid.ID]bool{}, runs: map[nodeid.ID]runs{}}
 	if g.crypto, err = lease.NewCrypto(cfg.Key); err != nil {
 		return nil, err
 	}
@@ -99,6 +104,7 @@ func (storeCrypto) Verify(owner *credential.Node, digest [32]byte, signature []b
 // attach makes the machines. The witness waits for the roster.
 func (n *Node) attach() {
 	g := n.grid
+	g.run = n.cfg.Rand.Uint64()
 	g.store = dht.New(dht.Config{Self: n.cfg.ID, Holder: n.cfg.Holder, Rand: n.cfg.Rand, Crypto: storeCrypto{g},
 		NameRight: g.nameRight, Witnesses: g.roster.witnesses})
 	g.gossip = gossip.New(gossip.Config{Trust: g.trust.memory})
@@ -107,7 +113,9 @@ func (n *Node) attach() {
 }
 
 // tail is what every ping and pong carries besides.
-func (g *Grid) tail(b []byte) []byte { return g.gossip.Versions().Append(b) }
+func (g *Grid) tail(b []byte) []byte {
+	return binary.BigEndian.AppendUint64(g.gossip.Versions().Append(b), g.run)
+}
 
 // startGrid begins with what was known before: the floppy or an earlier run.
 func (n *Node) startGrid() {
@@ -266,6 +274,16 @@ func (n *Node) GridCounters() (c GridCounters) {
 		}
 	}
 	return c
+}
+
+// Roster returns the epoch of the roster that counts, and whether all before it
+// have stopped, as far as this node knows.
+func (n *Node) Roster() (epoch uint64, stopped bool) {
+	if n.grid == nil {
+		return 0, false
+	}
+	r := &n.grid.roster.current
+	return r.Epoch, len(r.Previous) == 0 || n.grid.holder.Book().Stopped() != nil
 }
 
 // Witness says whether this node is a witness, and whether it votes.

@@ -64,6 +64,7 @@ var vectors = []struct {
 	{"join", Join{Self: peer(0x20)}, parse(ParseJoin)},
 	{"join-answer", JoinAnswer{Code: CodeOffRing, Found: answer}, parse(ParseJoinAnswer)},
 	{"merge", Merge{Through: peer(0x30)}, parse(ParseMerge)},
+	{"twin", Twin{Now: 1, Before: 1 << 63}, parse(ParseTwin)},
 	{"err", Err{Code: CodeNoRoute, About: TypeGet}, parse(ParseErr)},
 	{"routed", Routed{
 		Header: Header{TTL: 32, Payload: TypeFind, Promise: NoPromise, To: Target{ID: id(0x40)}, Src: id(0x50), RPC: 0x0a0b0c0d},

@@ -100,7 +100,7 @@ var names = map[Type]string{
 	TypePutAnswer: "put-answer", TypeHold: "hold", TypeVote: "vote", TypeNack: "nack", TypeRelease: "release",
 	TypeShow: "show", TypeSession: "session", TypeGossip: "gossip", TypeFetch: "fetch", TypePiece: "piece",
 	TypeMerge: "merge", TypeErr: "err", TypeHoldsAsk: "holds-ask", TypeHolds: "holds",
-	TypeGreet: "greet", TypeGreeted: "greeted", TypeStop: "stop", TypeStopped: "stopped", TypeChain: "chain",
+	TypeGreet: "greet", TypeGreeted: "greeted", TypeStop: "stop", TypeStopped: "stopped", TypeChain: "chain", TypeTwin: "twin",
 	TypeStoreFetch: "store-fetch", TypeStorePiece: "store-piece",
 }
 
