@@ -217,19 +217,18 @@ func (w *World) Running() (n int) {
 	return n
 }
 
-func add(a, b core.Counters) core.Counters {
-	a.Forwarded += b.Forwarded
-	a.Delivered += b.Delivered
-	a.Malformed += b.Malformed
-	a.Unknown += b.Unknown
-	a.NoRoute += b.NoRoute
-	a.Expired += b.Expired
-	a.TooLong += b.TooLong
-	a.Relayed += b.Relayed
+// add returns a + b, and with a sign of -1 a - b.
+func add(a, b core.Counters, sign int64) core.Counters {
+	for _, c := range []struct{ to, by *uint64 }{
+		{&a.Forwarded, &b.Forwarded}, {&a.Delivered, &b.Delivered}, {&a.Relayed, &b.Relayed}, {&a.Malformed, &b.Malformed},
+		{&a.Unknown, &b.Unknown}, {&a.NoRoute, &b.NoRoute}, {&a.Expired, &b.Expired}, {&a.TooLong, &b.TooLong},
+	} {
+		*c.to += uint64(sign) * *c.by
+	}
 	return a
 }
 
-// Report is what a scenario found. Figures that a scenario does not ask for
+// Report is what a phase found. Figures that a phase does not ask for
 // are zero.
 type Report struct {
 	Name     string
@@ -272,37 +271,44 @@ func heap() uint64 {
 	return m.HeapAlloc
 }
 
-// run is a scenario under way.
+// run is a World under way, and the report of the phase that it is in.
 type run struct {
 	*World
 	*Report
-	began  time.Time
-	before uint64
+	heap uint64 // before the World was made
+
+	since   time.Time // when the phase, or growing before the first, began
+	virtual time.Duration
+	events  uint64
+	counts  core.Counters
 }
 
 func begin(name string, cfg Config) *run {
-	before := heap()
-	began := time.Now()
-	return &run{World: Make(cfg), Report: &Report{Name: name, Config: cfg}, began: began, before: before}
+	r := &run{heap: heap(), since: time.Now()}
+	r.World, r.Report = Make(cfg), &Report{Name: name, Config: cfg}
+	return r
 }
 
-// end fills in what every report has.
+// end fills in what every report has, and begins the next.
 func (r *run) end() *Report {
 	r.settleLookups()
 	p, w := r.Report, r.World
-	p.Real, p.Virtual, p.Events = time.Since(r.began), w.Now(), w.Steps
+	p.Real, p.Virtual, p.Events = time.Since(r.since), w.Now()-r.virtual, w.Steps-r.events
 	p.Members, p.Running, p.Consistent = len(w.members), w.Running(), w.Consistent()
 	p.Joins, p.Attaches, p.Lookups = w.Joins, w.Attaches, w.Lookups
-	p.Counters = w.moved
-	w.running(func(m *Machine) { p.Counters = add(p.Counters, m.Node.Counters()) })
+	counts := w.moved
+	w.running(func(m *Machine) { counts = add(counts, m.Node.Counters(), 1) })
+	p.Counters = add(counts, r.counts, -1)
 	w.running(func(m *Machine) {
 		n := m.Node.Connections()
 		p.Degree, p.DegreeMax = p.Degree+float64(n)/float64(p.Running), max(p.DegreeMax, n)
 	})
 	p.Net = fmt.Sprintf("%+v", w.Stats)
 	p.Trace = w.Trace.Sum()
-	used := heap() - r.before
+	used := heap() - r.heap
 	p.HeapMiB, p.HeapPerNode = int(used>>20), int(used)/max(1, p.Running)
+	r.Report = &Report{Config: p.Config}
+	r.since, r.virtual, r.events, r.counts = time.Now(), w.Now(), w.Steps, counts
 	return p
 }
 

@@ -1,36 +1,65 @@
 package scenario
 
 import (
+	"iter"
 	"math"
 	"time"
 
 	"gridappliance/overlayd/core"
 )
 
-// Steady grows a ring, looks at it idle, then looks things up.
-func Steady(cfg Config) *Report {
-	r := begin("steady", cfg)
-	r.grow()
-	r.traffic(time.Minute)
-	r.load(r.lookups(), 30*time.Second)
-	return r.end()
+// Phase is something that happens to a World that has settled.
+type Phase struct {
+	Name   string
+	happen func(*run)
+}
+
+// Run grows a World and lets the phases happen to it, one after the other; the
+// World settles before each. It yields a report of each when it is over; a
+// report counts from the end of the one before, the first from the beginning.
+// Growing is the dearest part, so that phases which can do with one World share
+// it: an earlier one is then part of a later one's past.
+func Run(cfg Config, phases ...Phase) iter.Seq2[int, *Report] {
+	return func(yield func(int, *Report) bool) {
+		r := begin("", cfg)
+		r.grow()
+		for i, p := range phases {
+			if i > 0 {
+				r.settle()
+				r.forget()
+				r.World.Joins, r.World.Attaches = Durations{}, Durations{}
+			}
+			r.Report.Name = p.Name
+			p.happen(r)
+			if !yield(i, r.end()) {
+				return
+			}
+		}
+	}
+}
+
+// Quiet looks at the ring idle, then looks things up.
+func Quiet() Phase {
+	return Phase{"quiet", func(r *run) {
+		r.traffic(time.Minute)
+		r.load(r.lookups(), 30*time.Second)
+	}}
 }
 
 // Churn replaces machines all the time: sessions are drawn from an exponential
 // law of a median (shape 1) or from a Weibull law, in which the young die
 // sooner (shape below 1).
-func Churn(cfg Config, median time.Duration, shape float64, over time.Duration) *Report {
-	r := begin("churn, median session "+median.String(), cfg)
-	r.grow()
-	for _, m := range r.World.Machines {
-		r.mortal(m, median, shape, r.Now()+over)
-	}
-	// The first lifetimes pass before anything is asked.
-	r.Run(r.Now() + over/4)
-	r.World.Joins, r.World.Attaches = Durations{}, Durations{}
-	r.Look(r.lookups(), over*3/4-5*time.Second)
-	r.traffic(over * 3 / 4)
-	return r.end()
+func Churn(median time.Duration, shape float64, over time.Duration) Phase {
+	return Phase{"churn, median session " + median.String(), func(r *run) {
+		for _, m := range r.World.Machines {
+			r.mortal(m, median, shape, r.Now()+over)
+		}
+		// The first lifetimes pass before anything is asked.
+		r.Run(r.Now() + over/4)
+		r.World.Joins, r.World.Attaches = Durations{}, Durations{}
+		r.Look(r.lookups(), over*3/4-5*time.Second)
+		r.traffic(over * 3 / 4)
+	}}
 }
 
 // mortal lets a machine die when its session ends, and be another at once.
@@ -49,74 +78,65 @@ func (r *run) mortal(m *Machine, median time.Duration, shape float64, until time
 
 // Massacre lets a share of all machines die at once. Lookups are asked in the
 // first five seconds, before much is repaired, and again after 30 s.
-func Massacre(cfg Config, share float64) *Report {
-	r := begin("massacre", cfg)
-	r.grow()
-	for _, i := range r.chance.Perm(len(r.World.Machines))[:int(share*float64(len(r.World.Machines)))] {
-		r.Kill(r.World.Machines[i])
-	}
-	r.mark("massacre")
-	at := r.Now()
-	r.Look(r.lookups()/2, 5*time.Second)
-	r.Run(at + 10*time.Second)
-	r.Note("first 5 s: success %.4f, round trip %v", r.World.Lookups.Success(), &r.World.Lookups.Took)
-	r.Look(r.lookups()/2, 20*time.Second)
-	r.recover(at, 5*time.Minute, time.Second)
-	r.Run(max(r.Now(), at+30*time.Second))
-	r.forget()
-	r.load(r.lookups(), 30*time.Second)
-	return r.end()
+func Massacre(share float64) Phase {
+	return Phase{"massacre", func(r *run) {
+		for _, i := range r.chance.Perm(len(r.World.Machines))[:int(share*float64(len(r.World.Machines)))] {
+			r.Kill(r.World.Machines[i])
+		}
+		r.mark("massacre")
+		at := r.Now()
+		r.Look(r.lookups()/2, 5*time.Second)
+		r.Run(at + 10*time.Second)
+		r.Note("first 5 s: success %.4f, round trip %v", r.World.Lookups.Success(), &r.World.Lookups.Took)
+		r.Look(r.lookups()/2, 20*time.Second)
+		r.recover(at, 5*time.Minute, time.Second)
+		r.Run(max(r.Now(), at+30*time.Second))
+		r.forget()
+		r.load(r.lookups(), 30*time.Second)
+	}}
 }
 
 // Split cuts the internet in halves for a time, and heals it. Lookups are asked
 // all the time; while it is cut, the right answer is that of the own half.
-func Split(cfg Config, cut time.Duration) *Report {
-	r := begin("split", cfg)
-	r.grow()
-	side := func(m *Machine) uint8 { return uint8(m.Host.Name & 1) }
-	sides := make([]uint8, r.Hosts())
-	r.running(func(m *Machine) { sides[m.Host.Name] = side(m) })
-	r.Partition(sides)
-	r.World.side = side
-	r.mark("cut")
-	at := r.Now()
-	r.Look(r.lookups()/2, cut)
-	r.Run(at + cut - 35*time.Second)
-	for s := range uint8(2) {
-		r.Note("side %d before the heal: successors right %.4f", s, r.consistentAmong(func(m *Machine) bool { return side(m) == s }))
-	}
-	r.Run(at + cut)
-	r.Heal()
-	r.World.side = nil
-	r.mark("heal")
-	at = r.Now()
-	r.Look(r.lookups()/2, time.Minute)
-	r.recover(at, 10*time.Minute, time.Second)
-	r.Run(max(r.Now(), at+time.Minute+core.LookupTime))
-	r.forget()
-	r.load(r.lookups(), 30*time.Second)
-	return r.end()
+func Split(cut time.Duration) Phase {
+	return Phase{"split", func(r *run) {
+		side := func(m *Machine) uint8 { return uint8(m.Host.Name & 1) }
+		r.Cut(side)
+		r.mark("cut")
+		at := r.Now()
+		r.Look(r.lookups()/2, cut)
+		r.Run(at + cut - 35*time.Second)
+		for s := range uint8(2) {
+			r.Note("side %d before the heal: successors right %.4f", s, r.consistentAmong(func(m *Machine) bool { return side(m) == s }))
+		}
+		r.Run(at + cut)
+		r.Mend()
+		r.mark("heal")
+		at = r.Now()
+		r.Look(r.lookups()/2, time.Minute)
+		r.recover(at, 10*time.Minute, time.Second)
+		r.Run(max(r.Now(), at+time.Minute+core.LookupTime))
+		r.forget()
+		r.load(r.lookups(), 30*time.Second)
+	}}
 }
 
-// Flash lets a tenth of the machines join within ten seconds.
-func Flash(cfg Config) *Report {
-	late := cfg.Machines / 10
-	cfg.Machines -= late
-	r := begin("flash", cfg)
-	r.grow()
-	r.World.Joins, r.World.Attaches = Durations{}, Durations{}
-	r.mark("flash")
-	at := r.Now()
-	for range late {
-		m := r.machine(false)
-		r.World.Machines = append(r.World.Machines, m)
-		r.After(time.Duration(r.chance.Int64N(int64(10*time.Second))), func() { r.Boot(m) })
-	}
-	r.Look(r.lookups()/2, 10*time.Second)
-	r.Run(at + 10*time.Second)
-	r.recover(at+10*time.Second, 5*time.Minute, time.Second)
-	r.load(r.lookups()/2, 30*time.Second)
-	return r.end()
+// Flash lets a tenth as many machines as there are join within ten seconds.
+func Flash() Phase {
+	return Phase{"flash", func(r *run) {
+		r.World.Joins, r.World.Attaches = Durations{}, Durations{}
+		r.mark("flash")
+		at := r.Now()
+		for range len(r.World.Machines) / 10 {
+			m := r.machine(false)
+			r.World.Machines = append(r.World.Machines, m)
+			r.After(time.Duration(r.chance.Int64N(int64(10*time.Second))), func() { r.Boot(m) })
+		}
+		r.Look(r.lookups()/2, 10*time.Second)
+		r.Run(at + 10*time.Second)
+		r.recover(at+10*time.Second, 5*time.Minute, time.Second)
+		r.load(r.lookups()/2, 30*time.Second)
+	}}
 }
 
 // grow starts the bootstrap nodes, then the machines at such a rate that the
@@ -134,12 +154,17 @@ func (r *run) grow() {
 	}
 	r.Run(at)
 	r.mark("grown")
-	r.recover(r.Now(), 5*time.Minute, time.Second)
-	if r.Recovered == math.MaxInt64 {
-		r.Note("after growing: %d members of %d, successors right %.4f", len(r.members), r.World.Running(), r.World.Consistent())
+	r.settle()
+	r.Run(r.Now() + 30*time.Second)
+}
+
+// settle waits until all are members and every successor is right, a minute at
+// most: a large ring need not be perfect to be looked at.
+func (r *run) settle() {
+	if r.recover(r.Now(), time.Minute, time.Second); r.Recovered == math.MaxInt64 {
+		r.Note("not settled before this: %d members of %d, successors right %.4f", len(r.members), r.World.Running(), r.World.Consistent())
 	}
 	r.Recovered = 0
-	r.Run(r.Now() + 30*time.Second)
 }
 
 // lookups is how many lookups make a figure.

@@ -3,13 +3,14 @@
 // heals.
 //
 // A World is a number of machines on package sim's internet, each running a
-// core.Node, the same code that the daemon runs. A scenario is a function of a
-// Config, which holds the seed: it makes a World, lets things happen to it, and
-// answers with a Report. Equal Configs give equal Reports and equal traces.
+// core.Node, the same code that the daemon runs. Run makes a World of a Config,
+// which holds the seed, lets it grow, lets phases happen to it one after the
+// other, and answers with a Report of each. Equal Configs and phases give equal
+// Reports and equal traces.
 //
-//	Steady  Churn  Massacre  Split  Flash      scenarios
-//	      \    |      |      |    /
-//	       World: Grow, Replace, Kill, Look    what happens to machines
+//	Quiet  Churn  Massacre  Split  Flash       phases of a Run
+//	     \    |      |      |    /
+//	       World: Boot, Kill, Cut, Look        what happens to machines
 //	      /    |      |           \
 //	   sim  core.Node  Recorder  Report        who is told, what is measured
 //
@@ -226,7 +227,7 @@ func (w *World) Kill(m *Machine) {
 	}
 	w.record(func(r Recorder) { r.Died(w.Now(), m.Node.ID()) })
 	w.setMember(m, false)
-	w.moved = add(w.moved, m.Node.Counters())
+	w.moved = add(w.moved, m.Node.Counters(), 1)
 	m.Node = nil
 	m.Host.Crash()
 }
@@ -237,6 +238,21 @@ func (w *World) Leave(m *Machine) {
 		m.handle(core.Leave{})
 		w.Kill(m)
 	}
+}
+
+// Cut parts the internet: machines reach each other only on one side. Those
+// behind one translator are on one side, whatever is said.
+func (w *World) Cut(side func(*Machine) uint8) {
+	sides := make([]uint8, w.Hosts())
+	w.running(func(m *Machine) { sides[m.Host.Name] = side(m) })
+	w.Partition(sides)
+	w.side = side
+}
+
+// Mend makes a cut internet whole.
+func (w *World) Mend() {
+	w.Heal()
+	w.side = nil
 }
 
 // setMember keeps the truth.

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"iter"
 	"os"
 	"runtime"
 	"testing"
@@ -25,6 +26,14 @@ func show(t *testing.T, r *Report) *Report {
 	return r
 }
 
+// first returns the report of the first phase.
+func first(reports iter.Seq2[int, *Report]) *Report {
+	for _, r := range reports {
+		return r
+	}
+	return nil
+}
+
 // whole wants one ring of all that run.
 func whole(t *testing.T, r *Report) {
 	t.Helper()
@@ -40,8 +49,8 @@ func success(t *testing.T, r *Report, want float64) {
 	}
 }
 
-func TestSteady(t *testing.T) {
-	r := show(t, Steady(small(1)))
+func TestQuiet(t *testing.T) {
+	r := show(t, first(Run(small(1), Quiet())))
 	whole(t, r)
 	success(t, r, 0.98)
 	if p := r.Joins.At(0.5); p > 3*time.Second {
@@ -53,11 +62,11 @@ func TestSteady(t *testing.T) {
 }
 
 func TestChurn(t *testing.T) {
-	success(t, show(t, Churn(small(2), 10*time.Minute, 1, 2*time.Minute)), 0.9)
+	success(t, show(t, first(Run(small(2), Churn(10*time.Minute, 1, 2*time.Minute)))), 0.9)
 }
 
 func TestMassacre(t *testing.T) {
-	r := show(t, Massacre(small(3), 0.3))
+	r := show(t, first(Run(small(3), Massacre(0.3))))
 	whole(t, r)
 	success(t, r, 0.98)
 	if r.Recovered > 60*time.Second {
@@ -66,7 +75,7 @@ func TestMassacre(t *testing.T) {
 }
 
 func TestSplit(t *testing.T) {
-	r := show(t, Split(small(4), 3*time.Minute))
+	r := show(t, first(Run(small(4), Split(5*time.Minute))))
 	whole(t, r)
 	success(t, r, 0.98)
 	if r.Recovered > 90*time.Second {
@@ -75,7 +84,7 @@ func TestSplit(t *testing.T) {
 }
 
 func TestFlash(t *testing.T) {
-	r := show(t, Flash(small(5)))
+	r := show(t, first(Run(small(5), Flash())))
 	whole(t, r)
 	success(t, r, 0.98)
 }
@@ -86,7 +95,7 @@ func TestReplay(t *testing.T) {
 		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
 		cfg := small(seed)
 		cfg.Machines = 20
-		return Flash(cfg).Trace
+		return first(Run(cfg, Flash())).Trace
 	}
 	one := run(6, 1)
 	if two := run(6, 2); one != two {
@@ -105,7 +114,7 @@ func TestReal(t *testing.T) {
 		t.Fatal(err)
 	}
 	cfg := Config{Seed: 8, Machines: 12, Bootstraps: 3, Net: sim.Usual, NAT: NAT70, Identify: g.Identify}
-	r := show(t, Steady(cfg))
+	r := show(t, first(Run(cfg, Quiet())))
 	whole(t, r)
 	success(t, r, 0.98)
 }
