@@ -68,8 +68,9 @@ type image struct {
 
 	floppyModules []spec.Address // its [[modules]]
 
-	file string  // the definition's; "" when there is none
-	at   spec.At // where its keys stand
+	file   string  // the definition's; "" when there is none
+	locked bool    // the lock beside it is in use
+	at     spec.At // where its keys stand
 }
 
 // read reads the definition that args names, if any, lets the flags override
@@ -204,6 +205,16 @@ func (f *imageFlags) openBase(ctx context.Context, def *spec.Definition, p *prog
 // plan makes the plan of an image on a base.
 func (im *image) plan(b *base.Base, s *stack) (*plan.Plan, error) {
 	in := plan.Inputs{BaseID: b.Manifest.ID, Floppy: im.floppy != nil}
+	for _, f := range b.Manifest.Files {
+		switch f.Name {
+		case base.Kernel:
+			in.Kernel = f.Size
+		case base.Initrd:
+			in.Initrd = f.Size
+		case base.GRUBBoot, base.GRUBCore, base.GRUBEFI:
+			in.Boot += f.Size
+		}
+	}
 	squashfs, _ := b.Manifest.File(base.Squashfs) // base.Open found both
 	user, _ := b.Manifest.File(base.User)
 	var err error
@@ -214,6 +225,7 @@ func (im *image) plan(b *base.Base, s *stack) (*plan.Plan, error) {
 	if im.floppy != nil {
 		in.Content = fmt.Sprintf("%x", sha256.Sum256(im.floppy))
 	}
+	in.Ingredients = s.ingredients(im, b, in.Layers)
 	return plan.New(im.def, in)
 }
 

@@ -25,8 +25,11 @@ type stack struct {
 	patches []layer.Patch
 	glue    string            // path; "" without modules
 	lock    *base.PackageLock // of the definition's packages; nil without
-	missing *plan.Layer       // the packages' module when a plan finds it not made yet
 	temp    *scratch.Dir
+	store   string // its folder, with a slash at the end
+
+	missing  *plan.Layer // the packages' module when a plan finds it not made yet
+	download int64       // bytes of its packages that the store lacks
 }
 
 // Close closes the modules and removes the glue.
@@ -73,6 +76,9 @@ func (f *imageFlags) fillStack(ctx context.Context, im *image, b *base.Base, s *
 	var err error
 	scratch.Sweep(os.TempDir(), gluing+"*", nil)
 	if s.temp, err = scratch.MkdirTemp("", gluing); err != nil {
+		return err
+	}
+	if s.store, err = f.storeFolder(); err != nil {
 		return err
 	}
 	if err := f.addPackages(ctx, im, b, s, p); err != nil {

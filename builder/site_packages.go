@@ -116,9 +116,9 @@ func (f *imageFlags) addPackages(ctx context.Context, im *image, b *base.Base, s
 	s.lock = lock
 	path, there := a.Layer(lock)
 	if !there && f.planning {
-		what := fmt.Sprintf("module %s, its size a guess: %d packages are to be installed, %.1f MB of them downloaded first",
-			base.PackagesModule, len(lock.Packages), float64(a.Missing(lock))/1e6)
+		what := fmt.Sprintf("module %s, its size a guess", base.PackagesModule)
 		s.missing = &plan.Layer{Name: moduleName(0), Size: a.Guess(lock), What: what}
+		s.download = a.Missing(lock)
 		return nil
 	}
 	if path, err = a.Install(ctx, lock); err != nil {
@@ -140,6 +140,7 @@ func (f *imageFlags) packageLock(ctx context.Context, im *image, a *base.Additio
 		return nil, err
 	}
 	if lock != nil && a.Fits(lock) && !f.update {
+		im.locked = true
 		return lock, nil
 	}
 	if f.locked {

@@ -139,7 +139,8 @@ func (b *Base) Is(sha256 string) error {
 	return nil
 }
 
-// List returns the bases of a store, the newest last.
+// List returns the bases of a store, the newest last: that of the newest
+// packages, and of two with the same the one made later.
 func List(s *Store) ([]*Base, error) {
 	entries, err := os.ReadDir(s.path("bases"))
 	if err != nil {
@@ -161,7 +162,10 @@ func List(s *Store) ([]*Base, error) {
 		}
 		found = append(found, dated{b, info.ModTime().UnixNano()})
 	}
-	sort.SliceStable(found, func(i, j int) bool { return found[i].t < found[j].t })
+	sort.SliceStable(found, func(i, j int) bool {
+		a, b := found[i].b.Manifest.Time, found[j].b.Manifest.Time
+		return a.Before(b) || a.Equal(b) && found[i].t < found[j].t
+	})
 	out := make([]*Base, len(found))
 	for i, f := range found {
 		out[i] = f.b

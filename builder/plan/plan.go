@@ -57,6 +57,9 @@ type Inputs struct {
 	UserSize int64   // bytes of the user layer's template
 	Floppy   bool    // a floppy goes into the image
 	Content  string  // what tells images of one base apart: the floppy's hash, or ""
+
+	Kernel, Initrd, Boot int64        // bytes of these, and of the boot loaders
+	Ingredients          []Ingredient // for a person; they change nothing
 }
 
 // Partition is one partition of the disk.
@@ -99,6 +102,9 @@ type Plan struct {
 	Layout  Layout
 	Layers  []Layer // bottom first
 	Outputs []Output
+
+	Ingredients          []Ingredient
+	kernel, initrd, boot int64
 }
 
 // Partition types, UEFI specification §5.3.3 and the Discoverable Partitions
@@ -116,7 +122,8 @@ func New(d *spec.Definition, in Inputs) (*Plan, error) {
 	if in.BaseID == "" || len(in.Layers) == 0 || in.UserSize <= 0 {
 		return nil, errors.New("plan image: the base is incomplete")
 	}
-	p := &Plan{BaseID: in.BaseID, Private: in.Floppy, Layers: in.Layers, Name: d.Name}
+	p := &Plan{BaseID: in.BaseID, Private: in.Floppy, Layers: in.Layers, Name: d.Name,
+		Ingredients: in.Ingredients, kernel: in.Kernel, initrd: in.Initrd, boot: in.Boot}
 	p.ID = guid(in.BaseID, fmt.Sprintf("machine/%s/%d/%v/%s", d.Name, d.Disk, in.Layers, in.Content))
 	p.Layout.Size = int64(d.Disk)
 	p.Layout.GUID = guid(in.BaseID, "disk")

@@ -3,6 +3,7 @@ package plan
 import (
 	"flag"
 	"os"
+	"path"
 	"strings"
 	"testing"
 
@@ -14,7 +15,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files")
 
 func inputs() Inputs {
-	return Inputs{BaseID: "0123456789abcdef", Layers: []Layer{{Name: "gridbase", Size: 199<<20 + 4096}}, UserSize: 1 << 30}
+	return Inputs{BaseID: "0123456789abcdef", Layers: []Layer{{Name: "gridbase", Size: 199<<20 + 4096}}, UserSize: 1 << 30,
+		Kernel: 12_179_392, Initrd: 3_553_622, Boot: 921_326}
 }
 
 func TestGolden(t *testing.T) {
@@ -22,6 +24,10 @@ func TestGolden(t *testing.T) {
 	private.Floppy = true
 	layered := inputs()
 	layered.Layers = append(layered.Layers, Layer{Name: "gridglue", Size: 1}, Layer{Name: "gridmod1", Size: 30 << 20, What: "module cad 1"})
+	layered.Ingredients = []Ingredient{{Name: "base", What: "0123456789abcdef, trixie of 2026-11-24", Where: "in the store"},
+		{Name: "lock", What: "site.lock, 12 packages", Where: "written by a build"},
+		{Name: "gridmod1", What: "module cad 1", Size: 30 << 20, Guess: true, Where: "made by a build"},
+		{Name: "gridglue", What: "what joins the layers", Size: 1, Where: "made by each build"}}
 	tests := []struct {
 		name string
 		d    spec.Definition
@@ -90,6 +96,34 @@ func TestTooSmall(t *testing.T) {
 	d.Disk -= 1 << 20
 	if _, err := New(&d, inputs()); err == nil {
 		t.Error("a disk one mebibyte smaller is accepted")
+	}
+}
+
+// TestWritten: the sizes are those of the forms, and estimates say so.
+func TestWritten(t *testing.T) {
+	in := inputs()
+	in.Floppy = true
+	d := spec.Definition{Name: "alice", Targets: spec.Targets()}
+	d.ApplyDefaults()
+	p, err := New(&d, in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer, exact := in.Layers[0].Size, map[string]int64{".raw": int64(d.Disk), ".img": 1_474_560, ".flp": 1_474_560, ".vmlinuz": in.Kernel, ".initrd": in.Initrd}
+	for _, o := range p.Outputs {
+		for _, f := range p.Written(o) {
+			want, isExact := exact[path.Ext(f.Path)]
+			switch path.Ext(f.Path) {
+			case ".qcow2", ".vmdk", ".vdi", ".ova":
+				if !f.About || f.Size < layer+in.Kernel || f.Size > layer+in.Kernel+20<<20 {
+					t.Errorf("%+v", f)
+				}
+			default:
+				if f.About == isExact || isExact && f.Size != want || f.Held > layer+in.Kernel+20<<20 {
+					t.Errorf("%+v", f)
+				}
+			}
+		}
 	}
 }
 

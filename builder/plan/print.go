@@ -37,9 +37,16 @@ func (p *Plan) Steps() []string {
 	return steps
 }
 
-// String returns the plan for a person: partitions, then steps.
+// String returns the plan for a person: what goes in and where it is, the
+// partitions, the steps, and the files with their sizes.
 func (p *Plan) String() string {
 	var b strings.Builder
+	if len(p.Ingredients) > 0 {
+		b.WriteString("takes\n")
+	}
+	for _, i := range p.Ingredients {
+		fmt.Fprintf(&b, "  %v\n", i)
+	}
 	fmt.Fprintf(&b, "disk %v, GUID %s\n", spec.Size(p.Layout.Size), p.Layout.GUID)
 	fmt.Fprintf(&b, "  %-2s %-10s %12s %12s %10s  %s\n", "#", "name", "first LBA", "last LBA", "size", "GUID")
 	for i, part := range p.Layout.Partitions {
@@ -48,6 +55,12 @@ func (p *Plan) String() string {
 	b.WriteString("steps\n")
 	for i, s := range p.Steps() {
 		fmt.Fprintf(&b, "  %2d. %s\n", i+1, s)
+	}
+	b.WriteString("writes\n")
+	for _, o := range p.Outputs {
+		for _, f := range p.Written(o) {
+			fmt.Fprintf(&b, "  %v\n", f)
+		}
 	}
 	return b.String()
 }
