@@ -6,6 +6,10 @@
 // of the server leads to another kind of source, a redirect stays with its
 // scheme, and a file has at most the bytes that its caller allows. The SHA-256
 // is required, so whoever serves the file need not be trusted.
+//
+// A connection that is cut is taken up where it ended, if the server can do
+// that (RFC 9110 §14), as long as each attempt brings more. What fails leaves
+// nothing behind.
 package fetch
 
 import (
@@ -13,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"time"
@@ -20,16 +25,44 @@ import (
 	getter "github.com/hashicorp/go-getter/v2"
 )
 
-// patience is how long one file may take.
-const patience = 30 * time.Minute
+const (
+	patience = 30 * time.Minute // for one connection
+	attempts = 10               // at one file
+)
 
 // File brings from, a URL or a path, to the file to, which has at most limit
 // bytes and this SHA-256 (hex). What is read is also written to progress.
 func File(ctx context.Context, from, sha256, to string, limit int64, progress io.Writer) error {
+	var had int64
+	err := get(ctx, from, sha256, to, limit, progress)
+	for n := 1; err != nil && n < attempts && cut(ctx, err); n++ {
+		info, statErr := os.Stat(to)
+		if statErr != nil || info.Size() <= had {
+			break
+		}
+		had = info.Size()
+		err = get(ctx, from, sha256, to, limit, progress)
+	}
+	if info, statErr := os.Stat(to); err == nil && statErr == nil && info.Size() > limit {
+		err = tooLarge(limit)
+	}
+	if err != nil {
+		os.Remove(to)
+		return fmt.Errorf("fetch %s: %w", from, err)
+	}
+	return nil
+}
+
+// cut says whether an error is that of a connection that ended early.
+func cut(ctx context.Context, err error) bool {
+	var network net.Error
+	return ctx.Err() == nil && (errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &network))
+}
+
+func get(ctx context.Context, from, sha256, to string, limit int64, progress io.Writer) error {
 	client := &getter.Client{
 		Getters: []getter.Getter{
-			&getter.HttpGetter{Client: &http.Client{Timeout: patience, CheckRedirect: sameScheme},
-				MaxBytes: limit + 1, XTerraformGetDisabled: true, DoNotCheckHeadFirst: true},
+			&getter.HttpGetter{Client: &http.Client{Timeout: patience, CheckRedirect: sameScheme}, XTerraformGetDisabled: true},
 			&getter.FileGetter{},
 		},
 		Decompressors:   map[string]getter.Decompressor{},
@@ -41,12 +74,9 @@ func File(ctx context.Context, from, sha256, to string, limit int64, progress io
 	}
 	_, err = client.Get(ctx, &getter.Request{
 		Src: from + "?checksum=sha256:" + sha256 + "&archive=false", Dst: to, Pwd: wd, GetMode: getter.ModeFile, Copy: true,
-		ProgressListener: tracker{progress},
+		ProgressListener: tracker{progress, limit},
 	})
-	if err != nil {
-		return fmt.Errorf("fetch %s: %w", from, err)
-	}
-	return nil
+	return err
 }
 
 func sameScheme(r *http.Request, via []*http.Request) error {
@@ -59,12 +89,30 @@ func sameScheme(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// tracker passes on what go-getter reads.
-type tracker struct{ w io.Writer }
-
-func (t tracker) TrackProgress(_ string, _, _ int64, stream io.ReadCloser) io.ReadCloser {
-	return struct {
-		io.Reader
-		io.Closer
-	}{io.TeeReader(stream, t.w), stream}
+// tracker passes on what go-getter reads, up to limit bytes of a file: with a
+// listener, go-getter (2.2.5) itself does not keep to its MaxBytes.
+type tracker struct {
+	w     io.Writer
+	limit int64
 }
+
+func (t tracker) TrackProgress(_ string, had, _ int64, stream io.ReadCloser) io.ReadCloser {
+	return &limited{Closer: stream, r: io.TeeReader(stream, t.w), left: t.limit - had, limit: t.limit}
+}
+
+// limited fails where io.LimitReader would end.
+type limited struct {
+	io.Closer
+	r           io.Reader
+	left, limit int64
+}
+
+func (l *limited) Read(p []byte) (int, error) {
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, tooLarge(l.limit)
+	}
+	return n, err
+}
+
+func tooLarge(limit int64) error { return fmt.Errorf("it has more than the %d bytes allowed", limit) }
