@@ -7,6 +7,6 @@ import (
 	"gridappliance/internal/manual"
 )
 
-var _ = flag.Bool("update", false, "rewrite the manual pages")
+var update = flag.Bool("update", false, "rewrite the manual pages and golden files")
 
 func TestManualPages(t *testing.T) { manual.Check(t, newRootCommand(), "../docs/man") }
