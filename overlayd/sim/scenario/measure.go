@@ -245,7 +245,7 @@ type Report struct {
 	Recovered   time.Duration // from the event to all successors right
 	BytesPerSec float64       // sent by a node, UDP payload, without lookups
 	PktsPerSec  float64
-	LoadMaxMean float64   // forwarded payloads: the busiest node to the mean
+	LoadMaxMean float64   // payloads and datagrams carried for others: the busiest node to the mean
 	Load        []float64 // what each node forwarded, the least first
 	Degree      float64   // mean connections of a node
 	DegreeMax   int
@@ -329,17 +329,26 @@ func (r *run) traffic(over time.Duration) {
 	r.BytesPerSec, r.PktsPerSec = bytes/n/over.Seconds(), pkts/n/over.Seconds()
 }
 
+// carried counts the payloads and datagrams of others.
+func (m *Machine) carried() uint64 {
+	c := m.Node.Counters()
+	if p, ok := m.links.(*plain); ok {
+		c.Relayed += p.carried
+	}
+	return c.Forwarded + c.Relayed
+}
+
 // load measures who forwards how much while members look up.
 func (r *run) load(lookups int, over time.Duration) {
 	before := map[*core.Node]uint64{}
-	r.running(func(m *Machine) { before[m.Node] = m.Node.Counters().Forwarded })
+	r.running(func(m *Machine) { before[m.Node] = m.carried() })
 	r.Look(lookups, over)
 	r.Run(r.Now() + over + core.LookupTime)
 	var all []float64
 	sum := 0.0
 	r.running(func(m *Machine) {
 		if b, ok := before[m.Node]; ok {
-			f := float64(m.Node.Counters().Forwarded - b)
+			f := float64(m.carried() - b)
 			all = append(all, f)
 			sum += f
 		}

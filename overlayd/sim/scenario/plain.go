@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -28,26 +29,34 @@ import (
 //	endpoints known   HELLO to each; HELLO-OK is the proof of a path
 //	only an ID        CALL over the ring with candidates, CALL-OK back; then
 //	                  both send CHECKs to all candidates; CHECK-OK is the proof;
-//	                  after relayAfter rounds a common peer carries the session,
-//	                  and checks go on for a while
+//	                  after relayAfter rounds a common peer carries the session
+//	                  (see plainrelay.go), and checks go on for a while
 type plain struct {
-	id     nodeid.ID
-	holder wire.Holder
-	now    time.Time
-	peers  map[nodeid.ID]*plainPeer
-	calls  []*plainPeer // being called
-	next   time.Time    // when the first of them is due
-	local  []netip.AddrPort
-	seen   []netip.AddrPort // own endpoints as others saw them, newest first
-	out    []link.Action
-	buf    []byte // what out points at
+	id      nodeid.ID
+	holder  wire.Holder
+	now     time.Time
+	peers   map[nodeid.ID]*plainPeer
+	calls   []*plainPeer // being called
+	due     []*plainPeer // of one tick; reused
+	next    time.Time    // when the first call is due
+	quiet   []*plainPeer // direct sessions that only carry others
+	carried uint64       // datagrams of others
+	local   []netip.AddrPort
+	seen    []netip.AddrPort // own endpoints as others saw them, newest first
+	out     []link.Action
+	buf     []byte // what out points at
 }
 
 type plainPeer struct {
 	contact  wire.Contact // without endpoints
 	up       bool
 	endpoint netip.AddrPort // of the direct path
+	host     netip.Addr     // its own, if that is public
 	relay    nodeid.ID      // or who carries the session
+
+	open    bool      // it answers whoever sends to its endpoint
+	quiet   bool      // the ring has given the session up; it carries others
+	carried time.Time // when it last did
 
 	calling  bool
 	asked    bool // the ring wants to hear of a failure
@@ -55,10 +64,9 @@ type plainPeer struct {
 	via      nodeid.ID
 	try      int
 	due      time.Time
-	started  time.Time
 	hello    []netip.AddrPort
 	cands    []netip.AddrPort
-	mutual   []nodeid.ID // whom both have a direct path to
+	offers   []offer // whom it has a direct path to
 }
 
 const (
@@ -70,6 +78,9 @@ const (
 	kindBye
 	kindCall
 	kindCallOK
+	kindCarry   // to a relay
+	kindCarried // from it
+	kindNoCarry
 )
 
 const (
@@ -78,13 +89,17 @@ const (
 	checkSize   = 64
 	helloTries  = 5
 	callTries   = 4
-	checkTries  = 20
-	relayAfter  = 8 // rounds of checks
+	checkTries  = 15 // 5 s
+	relayAfter  = 7  // rounds of checks: 325 ms
 	maxSeen     = 3
 	maxCands    = 8
-	maxMutual   = 24
+	maxOffers   = 8
+	adopted     = 2 // relays of a peer that are made neighbours, at once
+	helloWait   = 250 * time.Millisecond
+	callWait    = 400 * time.Millisecond
 	checkPace   = 50 * time.Millisecond
-	firstRTT    = 100 * time.Millisecond // said of a path that was not measured
+	checkRounds = 5           // at that pace; then intervals grow
+	carryTime   = time.Minute // after the last datagram that a session carried
 )
 
 func newPlain(id nodeid.ID, holder wire.Holder) *plain {
@@ -105,15 +120,12 @@ func (p *plain) Handle(now time.Time, e link.Event) []link.Action {
 	case link.Want:
 		p.open(e)
 	case link.Unwant:
-		if q := p.peers[e.ID]; q != nil {
-			if q.up {
-				p.send(q, kindBye, nil)
-				p.do(link.Down{ID: e.ID, Purpose: session.LinkPurpose})
-			}
-			p.forget(q)
+		if q := p.peers[e.ID]; q != nil && !p.hush(q) {
+			p.hangUp(q)
+			p.sweep()
 		}
 	case link.Send:
-		if q := p.peers[e.ID]; q != nil && q.up {
+		if q := p.peers[e.ID]; q != nil && q.up && !q.quiet {
 			p.send(q, kindData, e.Message)
 		}
 	case link.Datagram:
@@ -149,10 +161,15 @@ func parsePlain(b []byte) (letter, bool) {
 
 // letter makes a datagram in the buffer.
 func (p *plain) letter(kind byte, body []byte, size int) []byte {
+	return p.letterOf(letter{id: p.id, holder: p.holder}, kind, body, size)
+}
+
+// letterOf makes one in the name of somebody else's.
+func (p *plain) letterOf(from letter, kind byte, body []byte, size int) []byte {
 	start := len(p.buf)
 	p.buf = append(p.buf, kind, 0, 0, 0)
-	p.buf = append(p.buf, p.id[:]...)
-	p.buf = append(p.buf, p.holder[:]...)
+	p.buf = append(p.buf, from.id[:]...)
+	p.buf = append(p.buf, from.holder[:]...)
 	p.buf = append(p.buf, body...)
 	if short := start + size - len(p.buf); short > 0 {
 		p.buf = append(p.buf, make([]byte, short)...)
@@ -169,20 +186,29 @@ func (p *plain) peer(id nodeid.ID, holder wire.Holder) *plainPeer {
 	return q
 }
 
+// hangUp ends a session or a call, and says so to both ends.
+func (p *plain) hangUp(q *plainPeer) {
+	if q.up {
+		p.send(q, kindBye, nil)
+	}
+	p.lose(q)
+}
+
+// lose forgets a peer, and says so if there was a session.
+func (p *plain) lose(q *plainPeer) {
+	p.forget(q)
+	if q.up {
+		p.do(link.Down{ID: q.contact.ID, Purpose: session.LinkPurpose})
+	}
+}
+
 // forget drops a peer, and the sessions that it carried.
 func (p *plain) forget(q *plainPeer) {
 	delete(p.peers, q.contact.ID)
 	p.stop(q)
-	var lost []*plainPeer
-	for _, o := range p.peers {
-		if o.relay == q.contact.ID {
-			lost = append(lost, o)
-		}
-	}
-	slices.SortFunc(lost, func(a, b *plainPeer) int { return a.contact.ID.Compare(b.contact.ID) })
-	for _, o := range lost {
-		p.forget(o)
-		p.do(link.Down{ID: o.contact.ID, Purpose: session.LinkPurpose})
+	p.unlist(q)
+	for _, o := range p.carriedBy(q) {
+		p.lose(o)
 	}
 }
 
@@ -192,8 +218,7 @@ func (p *plain) send(q *plainPeer, kind byte, body []byte) {
 		p.do(link.SendDatagram{To: q.endpoint, Data: p.letter(kind, body, 0)})
 		return
 	}
-	b := p.letter(kind, append(q.relay[:], body...), 0)
-	p.do(link.RouteSession{To: wire.Target{ID: q.contact.ID, Exact: true, Via: q.relay}, Data: b})
+	p.carry(q, kind, body)
 }
 
 func (q *plainPeer) path() link.State {
@@ -203,58 +228,79 @@ func (q *plainPeer) path() link.State {
 	return link.Relay2
 }
 
-// up says that a session stands.
-func (p *plain) up(q *plainPeer) {
+// up says that a session stands. A round trip of 0 was not measured.
+func (p *plain) up(q *plainPeer, rtt time.Duration) {
 	q.up = true
+	if q.quiet {
+		p.unlist(q)
+	}
 	c := q.contact
 	if q.endpoint.IsValid() {
 		c.Endpoints = []netip.AddrPort{q.endpoint}
 	}
-	p.do(link.Up{Contact: c, Purpose: session.LinkPurpose, RTT: firstRTT, Path: q.path()})
+	p.do(link.Up{Contact: c, Purpose: session.LinkPurpose, RTT: rtt, Path: q.path()})
 }
 
 // direct is the proof of a direct path.
-func (p *plain) direct(q *plainPeer, from netip.AddrPort) {
-	was := q.up
-	if was && q.relay == (nodeid.ID{}) {
-		return
+func (p *plain) direct(q *plainPeer, from netip.AddrPort, rtt time.Duration) {
+	switch relayed := q.relay != (nodeid.ID{}); {
+	case !q.up:
+		q.endpoint, q.relay = from, nodeid.ID{}
+		p.stop(q)
+		p.up(q, rtt)
+	case relayed:
+		q.endpoint, q.relay = from, nodeid.ID{}
+		p.stop(q)
+		p.do(link.PathChanged{ID: q.contact.ID, Purpose: session.LinkPurpose, RTT: rtt, Path: link.Direct})
 	}
-	q.endpoint, q.relay = from, nodeid.ID{}
-	p.stop(q)
-	if was {
-		p.do(link.PathChanged{ID: q.contact.ID, Purpose: session.LinkPurpose, RTT: firstRTT, Path: link.Direct})
-		return
-	}
-	p.up(q)
 }
 
-// observed learns this node's endpoint as a peer saw it.
-func (p *plain) observed(body []byte) {
-	e, _, ok := parseEndpoint(body)
-	if !ok || len(p.seen) > 0 && p.seen[0] == e {
-		return
+// observed learns this node's endpoint as a peer saw it, and returns how long
+// the answer took.
+func (p *plain) observed(body []byte) time.Duration {
+	if len(body) < stampSize {
+		return 0
 	}
-	p.seen = slices.DeleteFunc(p.seen, func(o netip.AddrPort) bool { return o == e })
-	p.seen = slices.Insert(p.seen, 0, e)
-	p.seen = p.seen[:min(len(p.seen), maxSeen)]
+	sent := time.Unix(0, int64(binary.BigEndian.Uint64(body)))
+	e, _, ok := parseEndpoint(body[stampSize:])
+	if ok && (len(p.seen) == 0 || p.seen[0] != e) {
+		p.seen = slices.DeleteFunc(p.seen, func(o netip.AddrPort) bool { return o == e })
+		p.seen = slices.Insert(p.seen, 0, e)
+		p.seen = p.seen[:min(len(p.seen), maxSeen)]
+	}
+	return p.now.Sub(sent)
 }
+
+// stampSize is the length of the time that leads a HELLO, a CHECK and their
+// answers.
+const stampSize = 8
+
+func (p *plain) stamp() []byte { return binary.BigEndian.AppendUint64(nil, uint64(p.now.UnixNano())) }
 
 // datagram is what came from the underlay.
 func (p *plain) datagram(from netip.AddrPort, l letter) {
 	q := p.peers[l.id]
+	if q != nil {
+		q.contact.Holder = l.holder
+	}
 	switch l.kind {
 	case kindHello:
 		q = p.peer(l.id, l.holder)
-		p.do(link.SendDatagram{To: from, Data: p.letter(kindHelloOK, wire.AppendEndpoint(nil, from), helloSize)})
-		p.direct(q, from)
-	case kindHelloOK, kindCheckOK:
+		p.answer(from, kindHelloOK, l.body, helloSize)
+		p.greet(q, from, 0)
+	case kindHelloOK:
 		if q != nil {
-			p.observed(l.body)
-			p.direct(q, from)
+			q.open = true
+			p.greet(q, from, p.observed(l.body))
+		}
+	case kindCheckOK:
+		if q != nil {
+			q.open = q.open || from.Addr() == q.host
+			p.direct(q, from, p.observed(l.body))
 		}
 	case kindCheck:
 		if q != nil {
-			p.do(link.SendDatagram{To: from, Data: p.letter(kindCheckOK, wire.AppendEndpoint(nil, from), checkSize)})
+			p.answer(from, kindCheckOK, l.body, checkSize)
 			if !slices.Contains(q.cands, from) && len(q.cands) < maxCands {
 				q.cands = append(q.cands, from) // peer-reflexive
 			}
@@ -262,43 +308,47 @@ func (p *plain) datagram(from netip.AddrPort, l letter) {
 	case kindData, kindBye:
 		if q != nil {
 			if !q.up && l.kind == kindData {
-				p.direct(q, from)
+				p.direct(q, from, 0)
 			}
 			p.session(q, l)
 		}
+	case kindCarry, kindCarried, kindNoCarry:
+		p.relayed(q, l)
+	}
+}
+
+// greet is a path, and the wish for a session that the ring may have given up.
+func (p *plain) greet(q *plainPeer, from netip.AddrPort, rtt time.Duration) {
+	if !q.quiet {
+		p.direct(q, from, rtt)
+		return
+	}
+	p.stop(q)
+	p.up(q, rtt)
+}
+
+// answer echoes what a HELLO or CHECK says first, when it was sent, and adds
+// the endpoint that it came from.
+func (p *plain) answer(from netip.AddrPort, kind byte, body []byte, size int) {
+	if len(body) >= stampSize {
+		p.do(link.SendDatagram{To: from, Data: p.letter(kind, wire.AppendEndpoint(slices.Clone(body[:stampSize]), from), size)})
 	}
 }
 
 // session is what came under a session, whatever the path.
 func (p *plain) session(q *plainPeer, l letter) {
 	if l.kind == kindData {
-		p.do(link.Message{From: l.id, Purpose: session.LinkPurpose, Body: l.body})
+		if !q.quiet {
+			p.do(link.Message{From: l.id, Purpose: session.LinkPurpose, Body: l.body})
+		}
 		return
 	}
-	p.forget(q)
-	if q.up {
-		p.do(link.Down{ID: l.id, Purpose: session.LinkPurpose})
-	}
+	p.lose(q)
 }
 
-// routed is what came over the ring: calls, and sessions with the relay in
-// front of the message.
+// routed is what came over the ring: calls.
 func (p *plain) routed(over nodeid.ID, l letter) {
-	switch l.kind {
-	case kindCall, kindCallOK:
+	if l.kind == kindCall || l.kind == kindCallOK {
 		p.called(over, l)
-	case kindData, kindBye:
-		q := p.peers[l.id]
-		if q == nil || len(l.body) < nodeid.Size {
-			return
-		}
-		relay := nodeid.ID(l.body[:nodeid.Size])
-		l.body = l.body[nodeid.Size:]
-		if !q.up && l.kind == kindData {
-			q.relay = relay
-			p.stop(q)
-			p.up(q)
-		}
-		p.session(q, l)
 	}
 }

@@ -13,12 +13,16 @@ import (
 )
 
 func (p *plain) open(e link.Want) {
+	p.sweep()
 	q := p.peer(e.Contact.ID, e.Contact.Holder)
-	if q.up {
-		p.up(q)
+	if q.up && !q.quiet {
+		p.up(q, 0)
 		return
 	}
-	q.asked, q.via, q.hello = true, e.Over, e.Contact.Endpoints
+	q.asked, q.answered, q.via, q.hello = true, false, e.Over, e.Contact.Endpoints
+	if q.quiet {
+		q.hello = []netip.AddrPort{q.endpoint}
+	}
 	p.call(q)
 	p.tick()
 }
@@ -26,7 +30,7 @@ func (p *plain) open(e link.Want) {
 // call begins a call, or begins it anew.
 func (p *plain) call(q *plainPeer) {
 	if !q.calling {
-		q.calling, q.started = true, p.now
+		q.calling = true
 		p.calls = append(p.calls, q)
 	}
 	q.try, q.due = 0, p.now
@@ -52,7 +56,8 @@ func (p *plain) reckon() {
 
 // tick goes on with the calls that are due.
 func (p *plain) tick() {
-	for _, q := range slices.Clone(p.calls) {
+	p.due = append(p.due[:0], p.calls...)
+	for _, q := range p.due {
 		if q.calling && !q.due.After(p.now) {
 			p.step(q)
 		}
@@ -63,25 +68,30 @@ func (p *plain) tick() {
 // step is one try of a call.
 func (p *plain) step(q *plainPeer) {
 	q.try++
-	backoff := 100 * time.Millisecond << min(q.try-1, 4)
 	switch {
 	case q.answered && q.try <= checkTries:
+		stamp := p.stamp()
 		for _, to := range q.cands {
-			p.do(link.SendDatagram{To: to, Data: p.letter(kindCheck, nil, checkSize)})
+			p.do(link.SendDatagram{To: to, Data: p.letter(kindCheck, stamp, checkSize)})
 		}
-		q.due = p.now.Add(checkPace)
-		if q.try == relayAfter && !q.up {
-			p.takeRelay(q)
+		wait := checkPace
+		for range q.try - checkRounds {
+			wait = min(wait*3/2, time.Second)
+		}
+		q.due = p.now.Add(wait)
+		if q.try >= relayAfter && !q.up && !p.takeRelay(q) && q.try == relayAfter && q.asked {
+			p.adopt(q)
 		}
 	case !q.answered && len(q.hello) > 0 && q.try <= helloTries:
+		stamp := p.stamp()
 		for _, to := range q.hello {
-			p.do(link.SendDatagram{To: to, Data: p.letter(kindHello, nil, helloSize)})
+			p.do(link.SendDatagram{To: to, Data: p.letter(kindHello, stamp, helloSize)})
 		}
-		q.due = p.now.Add(backoff)
+		q.due = p.now.Add(helloWait << min(q.try-1, 3))
 	case !q.answered && len(q.hello) == 0 && q.try <= callTries:
 		p.sendCall(q, kindCall, q.via)
-		q.due = p.now.Add(4 * backoff)
-	case q.up:
+		q.due = p.now.Add(callWait << (q.try - 1))
+	case q.up && !q.quiet:
 		p.stop(q) // stays with its relay
 	default:
 		p.forget(q)
@@ -91,49 +101,33 @@ func (p *plain) step(q *plainPeer) {
 	}
 }
 
-// takeRelay lets a common peer carry the session; checks go on.
-func (p *plain) takeRelay(q *plainPeer) {
-	for _, id := range q.mutual {
-		if r := p.peers[id]; r != nil && r.up && r.relay == (nodeid.ID{}) {
-			q.relay = id
-			p.up(q)
-			return
-		}
-	}
-}
-
-// sendCall sends candidates and direct peers over the ring.
+// sendCall sends candidates and offers of relays over the ring.
 //
 //	offset size
-//	28     1    number of candidates n
-//	29     7n   candidates
-//	...    8m   first bytes of direct peers' IDs
+//	28     7    endpoint of the sender's host
+//	35     1    number of candidates n
+//	36     7n   candidates, as others see the sender
+//	...    23   each offer: ID, endpoint if that answers anybody, else 0.0.0.0:0
 func (p *plain) sendCall(q *plainPeer, kind byte, via nodeid.ID) {
-	var cands []netip.AddrPort
-	for _, c := range slices.Concat(p.seen, p.local) {
-		if !slices.Contains(cands, c) {
-			cands = append(cands, c)
-		}
+	host := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	if len(p.local) > 0 && !private(p.local[0].Addr()) {
+		host = p.local[0]
 	}
-	b := []byte{byte(len(cands))}
-	for _, c := range cands {
+	b := append(wire.AppendEndpoint(nil, host), byte(len(p.seen)))
+	for _, c := range p.seen {
 		b = wire.AppendEndpoint(b, c)
 	}
-	for _, id := range p.directPeers() {
-		b = append(b, id[:8]...)
+	for _, o := range p.offersTo(q.contact.ID) {
+		b = wire.AppendEndpoint(append(b, o.id[:]...), o.at)
 	}
 	p.do(link.RouteSession{To: wire.Target{ID: q.contact.ID, Exact: true, Via: via}, Data: p.letter(kind, b, 0)})
 }
 
-func (p *plain) directPeers() (ids []nodeid.ID) {
-	for id, q := range p.peers {
-		if q.up && q.relay == (nodeid.ID{}) {
-			ids = append(ids, id)
-		}
-	}
-	slices.SortFunc(ids, nodeid.ID.Compare)
-	return ids[:min(len(ids), maxMutual)]
-}
+// private says that an address is behind a translator: it is never checked,
+// because nobody here shares one.
+func private(a netip.Addr) bool { return a.IsPrivate() || carrier.Contains(a) }
+
+var carrier = netip.MustParsePrefix("100.64.0.0/10")
 
 func parseEndpoint(b []byte) (e netip.AddrPort, rest []byte, ok bool) {
 	if len(b) < 7 || b[0] != 4 {
@@ -144,36 +138,32 @@ func parseEndpoint(b []byte) (e netip.AddrPort, rest []byte, ok bool) {
 
 // called takes a CALL, and answers it, or a CALL-OK.
 func (p *plain) called(over nodeid.ID, l letter) {
-	if len(l.body) == 0 {
+	host, b, ok := parseEndpoint(l.body)
+	if !ok || len(b) == 0 {
 		return
 	}
+	n, b := int(b[0]), b[1:]
 	var cands []netip.AddrPort
-	b := l.body[1:]
-	for range l.body[0] {
+	if host.Port() != 0 {
+		cands = append(cands, host)
+	}
+	for range n {
 		var c netip.AddrPort
-		var ok bool
 		if c, b, ok = parseEndpoint(b); !ok {
 			return
 		}
-		cands = append(cands, c)
-	}
-	var mutual []nodeid.ID
-	own := p.directPeers()
-	for ; len(b) >= 8; b = b[8:] {
-		for _, id := range own {
-			if [8]byte(id[:8]) == [8]byte(b[:8]) {
-				mutual = append(mutual, id)
-			}
+		if !slices.Contains(cands, c) {
+			cands = append(cands, c)
 		}
 	}
 	q := p.peer(l.id, l.holder)
 	if l.kind == kindCall {
 		p.sendCall(q, kindCallOK, over)
 	}
-	if q.up || q.answered && q.calling {
+	if q.up && !q.quiet || q.answered && q.calling {
 		return
 	}
-	q.cands, q.mutual, q.answered = cands, mutual, true
+	q.host, q.cands, q.offers, q.answered = host.Addr(), cands, parseOffers(b), true
 	p.call(q)
 	p.tick()
 }

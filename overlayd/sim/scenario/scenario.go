@@ -107,6 +107,7 @@ type Machine struct {
 	Started  time.Duration
 	OnRing   bool
 	attached bool
+	links    core.Links
 	w        *World
 }
 
@@ -174,7 +175,7 @@ func (w *World) Boot(m *Machine) {
 	if m.Founder {
 		cfg.Degree = ring.BudgetBootstrap
 	}
-	m.Node, m.Started, m.OnRing, m.attached = core.New(cfg), w.Now(), false, false
+	m.Node, m.links, m.Started, m.OnRing, m.attached = core.New(cfg), who.Links, w.Now(), false, false
 	m.Host.Start(m)
 	w.record(func(r Recorder) { r.Started(w.Now(), cfg.ID, m.Founder) })
 	m.handle(m.addresses())

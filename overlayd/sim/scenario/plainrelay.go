@@ -1,0 +1,178 @@
+package scenario
+
+import (
+	"net/netip"
+	"slices"
+
+	"gridappliance/overlayd/link"
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/session"
+)
+
+// offer is a peer with a direct session, as told in a call.
+type offer struct {
+	id nodeid.ID
+	at netip.AddrPort // if it answers anybody there; else port 0
+}
+
+const offerSize = nodeid.Size + 7
+
+func parseOffers(b []byte) (offers []offer) {
+	for ; len(b) >= offerSize && len(offers) < maxOffers; b = b[offerSize:] {
+		at, _, ok := parseEndpoint(b[nodeid.Size:])
+		if !ok {
+			return offers
+		}
+		offers = append(offers, offer{nodeid.ID(b[:nodeid.Size]), at})
+	}
+	return offers
+}
+
+func (q *plainPeer) isDirect() bool { return q != nil && q.up && q.relay == (nodeid.ID{}) }
+
+// offersTo are half of them the direct peers nearest to a node, which are
+// likely its own, and half those that answer anybody.
+func (p *plain) offersTo(id nodeid.ID) []offer {
+	var all []offer
+	for _, q := range p.peers {
+		if !q.isDirect() {
+			continue
+		}
+		o := offer{q.contact.ID, netip.AddrPortFrom(netip.IPv4Unspecified(), 0)}
+		if q.open {
+			o.at = q.endpoint
+		}
+		all = append(all, o)
+	}
+	slices.SortFunc(all, func(a, b offer) int {
+		if c := nodeid.Distance(a.id, id).Compare(nodeid.Distance(b.id, id)); c != 0 {
+			return c
+		}
+		return a.id.Compare(b.id)
+	})
+	few := all[:min(len(all), maxOffers/2)]
+	for _, o := range all[len(few):] {
+		if o.at.Port() != 0 && len(few) < maxOffers {
+			few = append(few, o)
+		}
+	}
+	return few
+}
+
+// takeRelay lets a common peer carry the session; checks go on.
+func (p *plain) takeRelay(q *plainPeer) bool {
+	for _, o := range q.offers {
+		if p.peers[o.id].isDirect() {
+			q.relay = o.id
+			p.up(q, 0)
+			return true
+		}
+	}
+	return false
+}
+
+// adopt makes relays of a peer neighbours, because there is no common one.
+func (p *plain) adopt(q *plainPeer) {
+	n := 0
+	for _, o := range q.offers {
+		if o.at.Port() == 0 || o.id == p.id || n == adopted {
+			continue
+		}
+		n++
+		if r := p.peer(o.id, [8]byte{}); !r.up && !r.calling {
+			r.hello, r.answered = []netip.AddrPort{o.at}, false
+			p.call(r)
+		}
+	}
+}
+
+// carry sends under a session through its relay.
+//
+//	offset size
+//	28     16   whom it is for; from the relay: the relay
+//	44     1    kind of what is carried
+//	45     ...  its body
+func (p *plain) carry(q *plainPeer, kind byte, body []byte) {
+	r := p.peers[q.relay]
+	if !r.isDirect() {
+		return
+	}
+	b := append(append(q.contact.ID[:], kind), body...)
+	p.do(link.SendDatagram{To: r.endpoint, Data: p.letter(kindCarry, b, 0)})
+}
+
+// relayed is a datagram of somebody else's session, or what a relay says. q is
+// the sender.
+func (p *plain) relayed(q *plainPeer, l letter) {
+	if len(l.body) <= nodeid.Size {
+		return
+	}
+	named, rest := nodeid.ID(l.body[:nodeid.Size]), l.body[nodeid.Size:]
+	switch l.kind {
+	case kindCarry:
+		to := p.peers[named]
+		if !q.isDirect() {
+			return
+		}
+		if !to.isDirect() {
+			p.do(link.SendDatagram{To: q.endpoint, Data: p.letter(kindNoCarry, l.body[:nodeid.Size+1], 0)})
+			return
+		}
+		p.carried++
+		q.carried, to.carried = p.now, p.now
+		p.do(link.SendDatagram{To: to.endpoint, Data: p.letterOf(l, kindCarried, append(p.id[:], rest...), 0)})
+	case kindCarried:
+		if q == nil || !p.peers[named].isDirect() {
+			return
+		}
+		inner := letter{kind: rest[0], id: l.id, holder: l.holder, body: rest[1:]}
+		if !q.up && inner.kind == kindData {
+			q.relay = named
+			p.up(q, 0)
+		}
+		p.session(q, inner)
+	case kindNoCarry:
+		if o := p.peers[named]; o != nil && o.up && o.relay == l.id {
+			p.lose(o)
+		}
+	}
+}
+
+// carriedBy are the sessions that go through a relay, in the order of IDs.
+func (p *plain) carriedBy(r *plainPeer) (list []*plainPeer) {
+	for _, o := range p.peers {
+		if o.relay == r.contact.ID {
+			list = append(list, o)
+		}
+	}
+	slices.SortFunc(list, func(a, b *plainPeer) int { return a.contact.ID.Compare(b.contact.ID) })
+	return list
+}
+
+// hush keeps a session that the ring has given up because it carries others.
+func (p *plain) hush(q *plainPeer) bool {
+	if !q.isDirect() || q.quiet || p.now.Sub(q.carried) > carryTime && len(p.carriedBy(q)) == 0 {
+		return false
+	}
+	q.quiet = true
+	p.quiet = append(p.quiet, q)
+	p.do(link.Down{ID: q.contact.ID, Purpose: session.LinkPurpose})
+	return true
+}
+
+// unlist lets a session be no longer quiet.
+func (p *plain) unlist(q *plainPeer) {
+	if q.quiet {
+		q.quiet = false
+		p.quiet = slices.DeleteFunc(p.quiet, func(o *plainPeer) bool { return o == q })
+	}
+}
+
+// sweep ends quiet sessions that carry nothing any more.
+func (p *plain) sweep() {
+	for _, q := range slices.Clone(p.quiet) {
+		if p.now.Sub(q.carried) > carryTime && len(p.carriedBy(q)) == 0 {
+			p.hangUp(q)
+		}
+	}
+}
