@@ -24,6 +24,7 @@ type conn struct {
 	status wire.Status
 	heard  instant // last message of any kind
 	list   wire.List
+	fresh  bool     // the list was not looked through yet
 	told   []uint64 // prefixes of the peer's connections: list and far
 	have   uint32   // version of list
 	askAt  instant  // not to ask for the list before
@@ -71,7 +72,21 @@ func (c *conn) deadline() instant {
 // find returns where the peer at id is, or would be, among conns.
 func (m *Machine) find(id nodeid.ID) (int, bool) {
 	cw := nodeid.Clockwise(m.cfg.ID, id)
-	return slices.BinarySearchFunc(m.conns, cw, func(c *conn, cw nodeid.ID) int { return c.cw.Compare(cw) })
+	place := cw.Prefix()
+	i, end := 0, len(m.places)
+	for i < end {
+		if mid := (i + end) / 2; m.places[mid] < place {
+			i = mid + 1
+		} else {
+			end = mid
+		}
+	}
+	for ; i < len(m.places) && m.places[i] == place; i++ {
+		if order := m.conns[i].cw.Compare(cw); order >= 0 {
+			return i, order == 0
+		}
+	}
+	return i, false
 }
 
 // conn returns the connection with id, or nil.
@@ -104,7 +119,7 @@ func (m *Machine) linkUp(e LinkUp) {
 		return
 	}
 	i, _ := m.find(id)
-	m.conns = slices.Insert(m.conns, i, c)
+	m.conns, m.places = slices.Insert(m.conns, i, c), slices.Insert(m.places, i, c.cw.Prefix())
 	m.dirty = true
 	if asked {
 		m.opened(c, o.why)
@@ -158,8 +173,8 @@ func (m *Machine) release(c *conn, role wire.Role) {
 // drop forgets a connection whose session is gone or about to be closed.
 func (m *Machine) drop(c *conn) {
 	if i, ok := m.find(c.peer.ID); ok {
-		m.conns = slices.Delete(m.conns, i, i+1)
-		m.dirty = true
+		m.conns, m.places = slices.Delete(m.conns, i, i+1), slices.Delete(m.places, i, i+1)
+		m.dirty, m.regather = true, true
 		m.answerAsks(c, wire.FindingNoLink)
 	}
 }
@@ -285,7 +300,7 @@ func (m *Machine) leave() {
 		m.act(Member{On: false})
 	}
 	m.phase, m.deadline = Left, never
-	m.conns, m.list = nil, wire.List{}
+	m.conns, m.places, m.list = nil, nil, wire.List{}
 }
 
 // opening is an Open under way.
@@ -328,11 +343,12 @@ func (m *Machine) takeOpening(id nodeid.ID, at netip.AddrPort) (opening, bool) {
 
 func (m *Machine) linkFailed(id nodeid.ID, at netip.AddrPort) {
 	o, ok := m.takeOpening(id, at)
+	m.seek = true
 	if !ok || o.at.IsValid() {
 		return
 	}
 	m.fail(id)
-	m.dirty = true
+	m.dirty, m.regather = true, true
 	if o.why == WhyFar {
 		m.farRefused()
 	}
@@ -433,7 +449,8 @@ func (m *Machine) forgive(id nodeid.ID) {
 func (m *Machine) exhume() {
 	for i := range m.graves {
 		if g := &m.graves[i]; (g.dead || g.wanted) && m.now >= g.until {
-			g.dead, g.wanted, m.dirty = false, false, true
+			g.dead, g.wanted = false, false
+			m.dirty, m.regather = true, true
 		}
 	}
 }

@@ -78,7 +78,7 @@ func (m *Machine) wantFar() {
 		if len(m.conns)+len(m.opening) < m.cfg.Degree {
 			m.renewing = false
 			at := nodeid.Add(m.cfg.ID, nodeid.FromFraction(m.draw()))
-			m.begin(callFar, wire.Target{ID: at}, nodeid.ID{})
+			m.begin(call{kind: callFar, to: wire.Target{ID: at}})
 		}
 	case m.now >= m.farAt:
 		m.farAt = m.now + m.jitter(farSearch)

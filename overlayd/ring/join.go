@@ -14,6 +14,7 @@ type call struct {
 	kind   callKind
 	to     wire.Target
 	srcVia nodeid.ID
+	ask    wire.Contact // of a merge: to be connected to if there is no way over the ring
 	try    int
 	due    instant
 }
@@ -29,18 +30,17 @@ const (
 const tries = 3 // of one call
 
 // begin sends a request.
-func (m *Machine) begin(kind callKind, to wire.Target, srcVia nodeid.ID) bool {
+func (m *Machine) begin(c call) {
 	if len(m.calls) >= calls {
-		return false
+		return
 	}
-	c := call{rpc: m.nextNumber(), kind: kind, to: to, srcVia: srcVia}
+	c.rpc = m.nextNumber()
 	m.attempt(&c)
 	m.calls = append(m.calls, c)
-	return true
 }
 
 func (m *Machine) attempt(c *call) {
-	c.due = m.now + m.jitter(joinRetry<<c.try)
+	c.due = m.now + m.jitter(callTime<<c.try)
 	var msg wire.Message = wire.Find{}
 	if c.kind == callJoin {
 		msg = wire.Join{Self: m.self()}
@@ -49,11 +49,34 @@ func (m *Machine) attempt(c *call) {
 }
 
 func (m *Machine) expireCalls() {
-	m.calls = slices.DeleteFunc(m.calls, func(c call) bool { return m.now >= c.due && c.try+1 >= tries })
+	m.calls = slices.DeleteFunc(m.calls, func(c call) bool {
+		over := m.now >= c.due && c.try+1 >= tries
+		if over {
+			m.unheard(c)
+		}
+		return over
+	})
 	for i := range m.calls {
 		if c := &m.calls[i]; m.now >= c.due {
 			c.try++
 			m.attempt(c)
+		}
+	}
+}
+
+// unheard is a call in vain: a past peer that is not to be found on this ring
+// is asked in a session.
+func (m *Machine) unheard(c call) {
+	if c.kind == callMerge && len(c.ask.Endpoints) > 0 && m.phase == OnRing {
+		m.open(c.ask, nodeid.ID{}, WhyMerge)
+	}
+}
+
+// onErr lets a call that was not delivered go on by the next peer soon.
+func (m *Machine) onErr(rpc uint32) {
+	for i := range m.calls {
+		if c := &m.calls[i]; c.rpc == rpc {
+			c.due = min(c.due, m.now+callAgain)
 		}
 	}
 }
@@ -86,6 +109,8 @@ func (m *Machine) routed(e Routed) {
 		take(e.Body, wire.ParseJoinAnswer, func(msg wire.JoinAnswer) { m.onJoinAnswer(e.Header.RPC, msg) })
 	case wire.TypeMerge:
 		take(e.Body, wire.ParseMerge, func(msg wire.Merge) { m.onMerge(msg) })
+	case wire.TypeErr:
+		m.onErr(e.Header.RPC)
 	}
 }
 
@@ -187,17 +212,42 @@ func (m *Machine) attach() {
 		}
 		return
 	}
-	if m.phase == Attached && !m.calling(callJoin) {
-		m.begin(callJoin, wire.Target{ID: m.cfg.ID}, nodeid.ID{})
+	if m.phase == Joining {
+		m.attachAt = m.now + m.jitter(joinAgain)
+	}
+	if !m.calling(callJoin) {
+		m.begin(call{kind: callJoin, to: wire.Target{ID: m.cfg.ID}})
 	}
 }
 
 func (m *Machine) onJoinAnswer(rpc uint32, msg wire.JoinAnswer) {
-	if _, ok := m.answered(rpc); !ok || m.phase != Attached || msg.Code != wire.CodeOK {
+	if _, ok := m.answered(rpc); !ok || m.phase != Attached && m.phase != Joining || msg.Code != wire.CodeOK {
 		return
 	}
-	m.phase = Joining
+	m.phase, m.attachAt = Joining, m.now+m.jitter(joinAgain)
 	m.hint(msg.Found)
+	m.ahead, m.behind = m.edge(msg.Found, true), m.edge(msg.Found, false)
+	m.dirty, m.regather = true, true
+}
+
+// edge is how far the fourth node named in an answer lies on one side of this
+// one; to the whole ring if it names fewer.
+func (m *Machine) edge(f wire.Found, clockwise bool) uint64 {
+	x := make([]uint64, 0, hints)
+	for _, side := range [3][]wire.Peer{{f.Self}, f.List.Succs, f.List.Preds} {
+		for _, p := range side {
+			d := p.ID.Prefix() - m.prefix
+			if !clockwise {
+				d = -d
+			}
+			x = append(x, d)
+		}
+	}
+	if len(x) < 2*near {
+		return ^uint64(0)
+	}
+	slices.Sort(x)
+	return x[near-1]
 }
 
 // hint takes what an answer names as possible neighbours.
@@ -217,7 +267,7 @@ func (m *Machine) addHint(p wire.Peer) {
 		if len(m.hints) >= hints {
 			m.trimHints()
 		}
-		m.hints = append(m.hints, p)
+		m.hints, m.seek = append(m.hints, p), true
 	}
 }
 
@@ -286,7 +336,7 @@ func (m *Machine) rectify(c *conn) {
 
 // become makes this node a member.
 func (m *Machine) become() {
-	m.phase = OnRing
+	m.phase, m.dirty, m.regather = OnRing, true, true
 	m.foundAt, m.attachAt = never, never
 	m.mergeAt = m.now + m.jitter(mergeEvery)
 	m.farAt = m.now
@@ -335,9 +385,12 @@ func (m *Machine) wantMerge() {
 	if !ok {
 		from, ok = m.pastPeer(!m.turn)
 	}
-	if ok {
+	switch {
+	case ok && (from.ID == nodeid.ID{} || len(m.conns) == 0):
 		m.open(from, nodeid.ID{}, WhyMerge)
-	} else if len(m.conns) > 0 {
+	case ok: // over the ring, if it is on this one
+		m.begin(call{kind: callMerge, to: wire.Target{ID: m.cfg.ID, Via: from.ID}, srcVia: from.ID, ask: from})
+	case len(m.conns) > 0:
 		m.lookElsewhere(m.conns[m.cfg.Rand.IntN(len(m.conns))])
 	}
 }
@@ -362,7 +415,7 @@ func (m *Machine) pastPeer(first bool) (wire.Contact, bool) {
 
 // lookElsewhere asks through a peer.
 func (m *Machine) lookElsewhere(c *conn) {
-	m.begin(callMerge, wire.Target{ID: m.cfg.ID, Via: c.peer.ID}, c.peer.ID)
+	m.begin(call{kind: callMerge, to: wire.Target{ID: m.cfg.ID, Via: c.peer.ID}, srcVia: c.peer.ID})
 }
 
 // lookedFrom lets go of the peer that a lookup began at.

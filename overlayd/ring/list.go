@@ -10,19 +10,20 @@ import (
 
 // refresh makes lists and near roles anew after something changed.
 func (m *Machine) refresh() {
-	m.dirty = false
+	m.dirty, m.seek = false, true
 	m.resize()
 	succs := m.side(nil, true)
 	preds := m.side(nil, false)
 	if !slices.EqualFunc(succs, m.list.Succs, same) || !slices.EqualFunc(preds, m.list.Preds, same) {
 		m.list = wire.List{Preds: preds, Succs: succs}
 		m.version++
+		m.regather = true
 		m.act(Changed{})
 		m.announce()
 	}
 	m.gather()
 	for _, c := range m.conns {
-		if m.wantedNear(c.peer.ID) && c.ring() {
+		if c.ring() && m.inReach(c.peer.ID) && m.wantedNear(c.peer.ID) {
 			if c.roles&wire.RoleNear == 0 {
 				m.take(c, wire.RoleNear)
 				c.linkAt = m.now + askNear
@@ -48,13 +49,23 @@ func (m *Machine) restate() {
 }
 
 // gather takes as hints whom peers list in this node's window: stabilise. A
-// hint is connected to, and listed only then.
+// hint is connected to, and listed only then. A list is looked through when it
+// is new, and again when something changed that hints depend on.
 func (m *Machine) gather() {
+	if m.phase < Joining {
+		return
+	}
+	all := m.regather
+	m.regather = false
 	ahead, behind := ^uint64(0), ^uint64(0) // how far the window reaches, in prefixes
 	if p, s := m.list.Preds, m.list.Succs; len(p) >= near && len(s) >= near {
 		ahead, behind = s[near-1].ID.Prefix()-m.prefix, m.prefix-p[near-1].ID.Prefix()
 	}
 	for _, c := range m.conns {
+		if !all && !c.fresh {
+			continue
+		}
+		c.fresh = false
 		for _, side := range [2][]wire.Peer{c.list.Succs, c.list.Preds} {
 			for _, p := range side {
 				if x := p.ID.Prefix() - m.prefix; x > ahead && -x > behind || !m.inWindow(p.ID) {
@@ -194,12 +205,23 @@ func (m *Machine) wantedNear(id nodeid.ID) bool {
 
 // inWindow says whether a node would be among the first four of a side.
 func (m *Machine) inWindow(id nodeid.ID) bool {
+	if !m.inReach(id) {
+		return false
+	}
 	p, s := m.list.Preds, m.list.Succs
 	return len(s) < near || len(p) < near || m.nearer(id, s[near-1].ID, true) || m.nearer(id, p[near-1].ID, false)
 }
 
+// inReach says, while this node joins, whether a node lies among those that the
+// answer to its Join named: the lists of its first contacts are not yet its own.
+func (m *Machine) inReach(id nodeid.ID) bool {
+	x := id.Prefix() - m.prefix
+	return m.phase == OnRing || m.phase == Joining && (x <= m.ahead || -x <= m.behind)
+}
+
 // wantNear connects with listed nodes that should be connected: stabilise.
 func (m *Machine) wantNear() {
+	m.seek = false
 	for _, side := range [2][]wire.Peer{m.list.Preds, m.list.Succs} {
 		first, other := wanted(side)
 		for _, p := range first {
@@ -218,7 +240,7 @@ func (m *Machine) wantNear() {
 }
 
 func (m *Machine) approach(p wire.Peer) {
-	if p.ID == m.cfg.ID || m.conn(p.ID) != nil {
+	if p.ID == m.cfg.ID || m.conn(p.ID) != nil || !m.inReach(p.ID) {
 		return
 	}
 	if g := m.grave(p.ID); g != nil && m.now < g.until {
@@ -282,7 +304,7 @@ func (m *Machine) onNeigh(c *conn, msg wire.Neigh) {
 		return
 	}
 	c.have = msg.Status.Version
-	c.list = wire.List{}
+	c.list, c.fresh = wire.List{}, true
 	if c.near() || m.phase != OnRing {
 		c.list = tidy(msg.List, c.peer.ID)
 	}

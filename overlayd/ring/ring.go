@@ -84,7 +84,10 @@ const (
 	leafTime    = 60 * time.Second // a peer's leaf role, from its last Link
 	demandTime  = 60 * time.Second
 	joinRetry   = time.Second
-	foundAfter  = 2 * time.Second // a founder waits that long for a ring
+	joinAgain   = 3 * time.Second        // while joining: the place may be another by now
+	callTime    = 700 * time.Millisecond // for the answer to a call's first attempt; doubles
+	callAgain   = 50 * time.Millisecond  // after an Err
+	foundAfter  = 2 * time.Second        // a founder waits that long for a ring
 	mergeEvery  = 30 * time.Second
 	mergeAgain  = 5 * time.Second // between two lookups that a Merge asks for
 	farSearch   = 2 * time.Second // between two draws while some are missing
@@ -171,7 +174,8 @@ type Machine struct {
 	now    instant
 	phase  Phase
 
-	conns    []*conn // in ring order clockwise from this node
+	conns    []*conn  // in ring order clockwise from this node
+	places   []uint64 // their distances clockwise, prefixes: to search in
 	list     wire.List
 	r        int     // holders on each side of a list
 	version  uint32  // of the flags, the list and the far links
@@ -189,9 +193,13 @@ type Machine struct {
 	calls    []call
 	asks     []ask
 
-	number    uint32  // of Pings, calls and questions
-	entered   bool    // ready, in this attempt
-	dirty     bool    // lists have to be made anew
+	number    uint32 // of Pings, calls and questions
+	entered   bool   // ready, in this attempt
+	dirty     bool   // lists have to be made anew
+	regather  bool   // all peers' lists have to be looked through anew
+	seek      bool   // somebody may have to be connected with
+	ahead     uint64 // while joining, how far the answer to the Join reaches
+	behind    uint64
 	foundAt   instant // when a founder begins a ring
 	attachAt  instant
 	mergeAt   instant
@@ -306,7 +314,9 @@ func (m *Machine) tick() {
 	}
 	m.progress()
 	m.restate()
-	m.wantNear()
+	if m.seek {
+		m.wantNear()
+	}
 	m.wantFar()
 	m.wantMerge()
 	if m.dirty {
