@@ -160,7 +160,7 @@ func TestClone(t *testing.T) {
 	told := func(m *Machine) bool {
 		return slices.ContainsFunc(s.Told[m], func(a core.Alarm) bool { return a.Node == m.Node.ID() })
 	}
-	for !(told(m) && told(blind)) && s.Now() < began+5*time.Minute {
+	for !(told(m) && told(blind)) && s.Now() < began+15*time.Minute {
 		s.Run(s.Now() + time.Second)
 	}
 	if !told(m) || !told(blind) {

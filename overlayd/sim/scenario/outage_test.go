@@ -10,12 +10,12 @@ import (
 	"gridappliance/overlayd/sim"
 )
 
-// TestMasterOff switches the only master off, with SIM set for two days: whoever has an
+// TestMasterOff switches the only master off, with LONG set for two days: whoever has an
 // address keeps it and reaches all others, and a machine that reboots in the
 // middle has its old one.
 func TestMasterOff(t *testing.T) {
 	off := 4 * time.Hour
-	if os.Getenv("SIM") != "" {
+	if os.Getenv("LONG") != "" {
 		off = 48 * time.Hour // 45 s of processor time
 	}
 	s := NewSite(found(t, 1, 3600, 7*86400), Config{Seed: 14, Machines: 4, Bootstraps: 2, Net: sim.Usual, NAT: AllNAT, Drift: 100}, true)

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -44,7 +45,11 @@ func (s *Site) distinct(t *testing.T) map[netip.Addr]*Machine {
 // all different, and resolve each other; one that restarts with its disk has
 // its address again.
 func TestGrid(t *testing.T) {
-	s := NewSite(found(t, 3, 3600, 7*86400), Config{Seed: 11, Machines: 27, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
+	machines := 27
+	if os.Getenv("LONG") != "" {
+		machines = 57
+	}
+	s := NewSite(found(t, 3, 3600, 7*86400), Config{Seed: 11, Machines: machines, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
 	s.Start(5, 150*time.Second)
 	owners := s.distinct(t)
 	var first, last time.Duration
