@@ -29,14 +29,16 @@ for f in passwd group subuid subgid; do mount --bind "$1/$f" "/etc/$f"; done
 shift
 exec setpriv --reuid=4242 --regid=4242 --clear-groups "$@"`
 
-// TestAnOrdinaryUserBuildsTheSameBytes builds the base's own lock again, as
-// another user and in another folder. The manifest holds the sha256 of every
-// file.
-func TestAnOrdinaryUserBuildsTheSameBytes(t *testing.T) {
-	b, err := Open(need.Base(t))
-	if err != nil {
-		t.Fatal(err)
-	}
+// user is an ordinary user's place on this machine, in which the builder and
+// the packages of a store are.
+type user struct {
+	t                     *testing.T
+	etc, home, bin, store string
+}
+
+// newUser makes one. debs is the folder of packages, whose are copied.
+func newUser(t *testing.T, debs string) *user {
+	t.Helper()
 	need.Root(t)
 	need.Tool(t, "mmdebstrap", "newuidmap", "unshare", "setpriv")
 	programs := os.Getenv("GRID_PROGRAMS")
@@ -48,46 +50,59 @@ func TestAnOrdinaryUserBuildsTheSameBytes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	etc, home, bin := filepath.Join(dir, "etc"), filepath.Join(dir, "home"), filepath.Join(dir, "bin")
-	store := filepath.Join(home, "store")
-	for _, d := range []string{etc, home, bin, store, filepath.Join(store, "debs")} {
+	u := &user{t, filepath.Join(dir, "etc"), filepath.Join(dir, "home"), filepath.Join(dir, "bin"), filepath.Join(dir, "home", "store")}
+	for _, d := range []string{u.etc, u.home, u.bin, u.store, filepath.Join(u.store, "debs")} {
 		if err := os.Mkdir(d, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for name, text := range accounts {
-		if err := os.WriteFile(filepath.Join(etc, name), []byte(text), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(u.etc, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
-	copyAll(t, programs, bin, 0o755)
-	copyAll(t, filepath.Join(filepath.Dir(filepath.Dir(b.Dir)), "debs"), filepath.Join(store, "debs"), 0o644)
-	lock := filepath.Join(etc, LockFile)
-	if err := linkOrCopy(b.Path(LockFile), lock); err != nil {
+	copyAll(t, programs, u.bin, 0o755)
+	copyAll(t, debs, filepath.Join(u.store, "debs"), 0o644)
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, d := range []string{dir, home, store, filepath.Join(store, "debs")} {
-		if err := os.Chmod(d, 0o755); err != nil {
+	for _, d := range []string{u.home, u.store, filepath.Join(u.store, "debs")} {
+		if err := os.Chown(d, ordinary, ordinary); err != nil {
 			t.Fatal(err)
 		}
-		if d != dir {
-			if err := os.Chown(d, ordinary, ordinary); err != nil {
-				t.Fatal(err)
-			}
-		}
 	}
+	return u
+}
 
-	r, err := sysrun.Run(t.Context(), sysrun.Command{
-		Name: "unshare", Args: []string{"--mount", "sh", "-ec", asOrdinary, "sh", etc,
-			filepath.Join(bin, "builder"), "base", "build", "--locked", lock, "--store", store},
-		Dir: home, Env: []string{"HOME=" + home, "TMPDIR=" + home, "PATH=" + os.Getenv("PATH")},
+// builder runs the builder as this user.
+func (u *user) builder(args ...string) {
+	u.t.Helper()
+	r, err := sysrun.Run(u.t.Context(), sysrun.Command{
+		Name: "unshare", Args: append([]string{"--mount", "sh", "-ec", asOrdinary, "sh", u.etc, filepath.Join(u.bin, "builder")}, args...),
+		Dir: u.home, Env: []string{"HOME=" + u.home, "TMPDIR=" + u.home, "PATH=" + os.Getenv("PATH")},
 	})
+	if err != nil {
+		u.t.Fatalf("%v\n%s%s", err, r.Stdout, r.Stderr)
+	}
+}
+
+// TestAnOrdinaryUserBuildsTheSameBytes builds the base's own lock again, as
+// another user and in another folder. The manifest holds the sha256 of every
+// file.
+func TestAnOrdinaryUserBuildsTheSameBytes(t *testing.T) {
+	b, err := Open(need.Base(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bases, err := filepath.Glob(filepath.Join(store, "bases", "*", "manifest.json"))
+	u := newUser(t, debsOf(b))
+	lock := filepath.Join(u.etc, LockFile)
+	if err := linkOrCopy(b.Path(LockFile), lock); err != nil {
+		t.Fatal(err)
+	}
+	u.builder("base", "build", "--locked", lock, "--store", u.store)
+	bases, err := filepath.Glob(filepath.Join(u.store, "bases", "*", "manifest.json"))
 	if err != nil || len(bases) != 1 {
-		t.Fatalf("%d bases in the store, %v; builder wrote %s%s", len(bases), err, r.Stdout, r.Stderr)
+		t.Fatalf("%d bases in the store, %v", len(bases), err)
 	}
 	got, err := Open(filepath.Dir(bases[0]))
 	if err != nil {
@@ -99,6 +114,69 @@ func TestAnOrdinaryUserBuildsTheSameBytes(t *testing.T) {
 	if err := got.Verify(); err != nil {
 		t.Error(err)
 	}
+}
+
+// debsOf is the folder of packages of the store that a base lies in.
+func debsOf(b *Base) string { return filepath.Join(filepath.Dir(filepath.Dir(b.Dir)), "debs") }
+
+// TestPackagesOfAnOrdinaryUser: a definition's packages, one of them with an
+// account of its own, installed from nothing by root and, from root's lock, by
+// an ordinary user in a store of their own: equal modules, equal images.
+func TestPackagesOfAnOrdinaryUser(t *testing.T) {
+	need.Long(t)
+	b, err := Open(need.Base(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := OpenStore(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	copyAll(t, debsOf(b), store.path("debs"), 0o644)
+	defs := t.TempDir()
+	const text = "version = 1\nname = \"site\"\ntargets = [\"qcow2\"]\npackages = [\"hello\", \"redis-server\"]\n"
+	if err := os.WriteFile(filepath.Join(defs, "site.toml"), []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	byRoot := filepath.Join(defs, "out")
+	if _, err := sysrun.Output(t.Context(), filepath.Join(os.Getenv("GRID_PROGRAMS"), "builder"), "build", filepath.Join(defs, "site.toml"),
+		"--base", b.Dir, "--store", store.dir, "-o", byRoot); err != nil {
+		t.Fatal(err)
+	}
+	u := newUser(t, store.path("debs")) // with what root downloaded
+	if _, err := b.CopyTo(filepath.Join(u.etc, "base")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"site.toml", "site.lock"} {
+		if err := linkOrCopy(filepath.Join(defs, name), filepath.Join(u.etc, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	byUser := filepath.Join(u.home, "out")
+	u.builder("build", filepath.Join(u.etc, "site.toml"), "--locked", "--base", filepath.Join(u.etc, "base"), "--store", u.store, "-o", byUser)
+	for _, pair := range [][2]string{{store.path("layers"), filepath.Join(u.store, "layers")}, {byRoot, byUser}} {
+		want, got := sums(t, pair[0]), sums(t, pair[1])
+		t.Log(want)
+		if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
+			t.Errorf("root's %s and uid %d's differ:\n%s", filepath.Base(pair[0]), ordinary, diff)
+		}
+	}
+}
+
+// sums returns the SHA-256 of each file in a folder.
+func sums(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]string{}
+	for _, e := range entries {
+		if found[e.Name()], _, err = hashFile(filepath.Join(dir, e.Name())); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return found
 }
 
 // copyAll copies the files of one folder into another.
