@@ -17,6 +17,7 @@ import (
 	"gridappliance/builder/format"
 	"gridappliance/builder/manifest"
 	"gridappliance/builder/plan"
+	"gridappliance/builder/spec"
 )
 
 // describe writes the manifest of an image and its SPDX document beside its
@@ -34,6 +35,7 @@ func (w *imageWriter) describe(d *disk.Image, files []string) (manifestPath, spd
 		m.Modules = append(m.Modules, manifest.Module{Name: l.Name, Version: l.Version, SHA256: l.SHA256})
 	}
 	m.Packages = packagesOf(b, s)
+	m.Sources = sourcesOf(im.def)
 	licences := w.flags.materials(b, s, m)
 	if m.Disk, err = regions(b, s, p, d); err != nil {
 		return "", "", err
@@ -82,13 +84,29 @@ func keepOthers(name string, m *manifest.Image) {
 	sort.Slice(m.Files, func(i, j int) bool { return m.Files[i].Name < m.Files[j].Name })
 }
 
+// sourcesOf lists the definition's archives, each by an address that others
+// can reach.
+func sourcesOf(d *spec.Definition) []manifest.Source {
+	var out []manifest.Source
+	for _, s := range d.Sources {
+		from := manifest.Source{Name: s.Name}
+		for _, u := range s.URIs {
+			if from.URL == "" && !strings.HasPrefix(u, "file:") {
+				from.URL = u
+			}
+		}
+		out = append(out, from)
+	}
+	return out
+}
+
 // packagesOf lists the Debian packages of the whole stack.
 func packagesOf(b *base.Base, s *stack) []manifest.Package {
 	all := append([]manifest.Package{}, b.Manifest.Packages...)
 	known := map[string]bool{}
 	if s.lock != nil {
 		for _, p := range s.lock.Packages {
-			all = append(all, manifest.Package{Name: p.Name, Version: p.Version, Architecture: p.Arch, SHA256: p.SHA256})
+			all = append(all, manifest.Package{Name: p.Name, Version: p.Version, Architecture: p.Arch, SHA256: p.SHA256, Source: p.Source})
 		}
 	}
 	for _, p := range all {

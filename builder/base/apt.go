@@ -34,6 +34,7 @@ const aptHelper = "/usr/lib/apt/apt-helper"
 type apt struct {
 	dir     string
 	sources []source
+	named   map[string]string // root of a mirror that is not Debian's -> its name
 	env     []string
 }
 
@@ -84,7 +85,7 @@ func newAPT(ctx context.Context, dir string) (*apt, error) {
 		}
 	}
 	env := append(os.Environ(), "APT_CONFIG="+filepath.Join(dir, "apt.conf"), "LC_ALL=C")
-	return &apt{dir: dir, env: env}, nil
+	return &apt{dir: dir, named: map[string]string{}, env: env}, nil
 }
 
 func (a *apt) run(ctx context.Context, name string, args ...string) ([]byte, error) {
@@ -250,7 +251,7 @@ func (a *apt) parseURILine(line string) (Package, error) {
 			if rel, err = url.PathUnescape(path.Clean(rel)); err != nil {
 				return Package{}, fmt.Errorf("resolve packages: apt printed %q", line)
 			}
-			return Package{Name: parts[0], Version: version, Arch: parts[2], SHA256: m[4], Size: size, Path: rel}, nil
+			return Package{Name: parts[0], Version: version, Arch: parts[2], SHA256: m[4], Size: size, Path: rel, Source: a.named[s.URI]}, nil
 		}
 	}
 	return Package{}, fmt.Errorf("resolve packages: %s is on no mirror in use", m[1])

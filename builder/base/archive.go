@@ -61,7 +61,11 @@ func (a *apt) useArchives(ctx context.Context, archives []Archive) error {
 		}
 		var lines strings.Builder
 		for _, uri := range r.URIs {
-			uri = strings.TrimRight(strings.Replace(uri, "file:", "copy:", 1), "/")
+			if path, ok := strings.CutPrefix(uri, "file:"); ok {
+				uri = "copy:/" + strings.TrimLeft(path, "/") // as apt writes it in its answers
+			}
+			uri = strings.TrimRight(uri, "/")
+			a.named[uri] = r.Name
 			for _, suite := range r.Suites {
 				a.sources = append(a.sources, source{URI: uri, Suite: suite, Components: r.Components})
 				fmt.Fprintf(&lines, "deb [arch=amd64 signed-by=%s] %s %s %s\n", key, uri, suite, strings.Join(r.Components, " "))

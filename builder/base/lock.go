@@ -42,6 +42,7 @@ type Package struct {
 	SHA256              string // 64 lower-case hex digits
 	Size                int64  // bytes
 	Path                string // slash-separated, below a mirror's root
+	Source              string // the archive's name, of one that is not Debian's
 }
 
 const (
@@ -54,6 +55,7 @@ var (
 	suitePattern   = regexp.MustCompile(`^[a-z][a-z0-9-]{1,30}$`)
 	namePattern    = regexp.MustCompile(`^[a-z0-9][a-z0-9+.-]{1,127}$`)
 	versionPattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+:~-]{0,127}$`)
+	sourcePattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,63}$`)
 	archPattern    = regexp.MustCompile(`^(all|amd64)$`)
 	sha256Pattern  = regexp.MustCompile(`^[0-9a-f]{64}$`)
 	pathPattern    = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+~%:_/-]{0,255}\.deb$`)
@@ -71,7 +73,11 @@ func (l *Lock) Text() []byte {
 func writePackages(b *bytes.Buffer, section string, packages []Package) {
 	fmt.Fprintf(b, "[%s]\n", section)
 	for _, p := range packages {
-		fmt.Fprintf(b, "%s %s %s %s %d %s\n", p.Name, p.Version, p.Arch, p.SHA256, p.Size, p.Path)
+		fmt.Fprintf(b, "%s %s %s %s %d %s", p.Name, p.Version, p.Arch, p.SHA256, p.Size, p.Path)
+		if p.Source != "" {
+			fmt.Fprintf(b, " %s", p.Source)
+		}
+		fmt.Fprintln(b)
 	}
 }
 
@@ -93,6 +99,7 @@ func ParseLock(name string, text []byte) (*Lock, error) {
 type lockLines struct {
 	file     string
 	remedy   string
+	sources  bool // a package may name one
 	line     int
 	text     string
 	problems diag.List
@@ -177,6 +184,14 @@ func (p *lockParser) parseLine(line string) {
 // addPackage reads a package line.
 func (p *lockLines) addPackage(to *[]Package, line string) {
 	f := strings.Split(line, " ")
+	source := ""
+	if len(f) == 7 && p.sources {
+		f, source = f[:6], f[6]
+		if !sourcePattern.MatchString(source) {
+			p.problem("%q is not the name of a source", source)
+			return
+		}
+	}
 	if len(f) != 6 {
 		p.problem("%d fields instead of name, version, architecture, sha256, size, path", len(f))
 		return
@@ -207,7 +222,7 @@ func (p *lockLines) addPackage(to *[]Package, line string) {
 		p.problem("more than %d packages", maxLockPackages)
 		return
 	}
-	*to = append(*to, Package{Name: f[0], Version: f[1], Arch: f[2], SHA256: f[3], Size: size, Path: f[5]})
+	*to = append(*to, Package{Name: f[0], Version: f[1], Arch: f[2], SHA256: f[3], Size: size, Path: f[5], Source: source})
 }
 
 // unique returns the packages of several lists, each .deb once.

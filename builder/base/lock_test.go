@@ -15,10 +15,10 @@ func testLock() *Lock {
 	return &Lock{
 		Suite: "trixie", Time: time.Date(2026, 9, 12, 7, 55, 41, 0, time.UTC),
 		Base: []Package{
-			{"adduser", "3.152", "all", sum, 190932, "pool/main/a/adduser/adduser_3.152_all.deb"},
-			{"libc6", "2.41-12+deb13u4", "amd64", sum, 2846580, "pool/main/g/glibc/libc6_2.41-12+deb13u4_amd64.deb"},
+			{"adduser", "3.152", "all", sum, 190932, "pool/main/a/adduser/adduser_3.152_all.deb", ""},
+			{"libc6", "2.41-12+deb13u4", "amd64", sum, 2846580, "pool/main/g/glibc/libc6_2.41-12+deb13u4_amd64.deb", ""},
 		},
-		Tools: []Package{{"squashfs-tools", "1:4.6.1-1", "amd64", sum, 1, "pool/main/s/squashfs-tools/squashfs-tools_4.6.1-1_amd64.deb"}},
+		Tools: []Package{{"squashfs-tools", "1:4.6.1-1", "amd64", sum, 1, "pool/main/s/squashfs-tools/squashfs-tools_4.6.1-1_amd64.deb", ""}},
 	}
 }
 

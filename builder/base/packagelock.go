@@ -19,7 +19,8 @@ import (
 //	[packages]
 //	verilator 5.032-1 amd64 <sha256> 9000000 pool/main/v/verilator/verilator_5.032-1_amd64.deb
 //
-// Lines of packages are those of base.lock.
+// Lines of packages are those of base.lock, and a last word names the source of
+// one that is not Debian's.
 type PackageLock struct {
 	Base     string    // SHA-256 of the base's lock
 	Asked    string    // SHA-256 of what was asked for; see Additions
@@ -42,7 +43,7 @@ func (l *PackageLock) Text() []byte {
 // ParsePackageLock reads a lock's text form. name is the file's name for
 // messages. The error is a diag.List with everything that is wrong.
 func ParsePackageLock(name string, text []byte) (*PackageLock, error) {
-	p := lockLines{file: name, remedy: "a lock is written by builder build and not edited by hand; without it, or with --update, a new one is made"}
+	p := lockLines{file: name, sources: true, remedy: "a lock is written by builder build and not edited by hand; without it, or with --update, a new one is made"}
 	l := &PackageLock{}
 	n := 0
 	p.each(text, func(line string) {

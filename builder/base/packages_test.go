@@ -23,8 +23,8 @@ import (
 func examplePackageLock() *PackageLock {
 	sum := strings.Repeat("0a", 32)
 	return &PackageLock{Base: sum, Asked: strings.Repeat("1b", 32), Time: time.Date(2026, 11, 24, 2, 12, 15, 0, time.UTC),
-		Packages: []Package{{"cowsay", "3.03+dfsg2-8", "all", sum, 21372, "pool/main/c/cowsay/cowsay_3.03+dfsg2-8_all.deb"},
-			{"hello", "2.10-5", "amd64", sum, 53228, "pool/main/h/hello/hello_2.10-5_amd64.deb"}}}
+		Packages: []Package{{"cowsay", "3.03+dfsg2-8", "all", sum, 21372, "pool/main/c/cowsay/cowsay_3.03+dfsg2-8_all.deb", ""},
+			{"hello", "2.10-5", "amd64", sum, 53228, "pool/main/h/hello/hello_2.10-5_amd64.deb", "lab"}}}
 }
 
 func TestPackageLock(t *testing.T) {
@@ -43,6 +43,8 @@ func TestPackageLock(t *testing.T) {
 		{"asked", "base", `l:3: not a line "asked" and 64 hex digits`},
 		{"time 2026", "time 26", `l:4: not a line "time`},
 		{"[packages]", "[base]", "l:5: not the line [packages]"},
+		{".deb lab", ".deb Lab", `l:7: "Lab" is not the name of a source`},
+		{".deb lab", ".deb lab x", "l:7: 8 fields instead of"},
 		{"hello 2.10", "bash 2.10", `l:7: "bash" does not come after "cowsay"`},
 		{text[strings.Index(text, "[packages]"):], "", "ends before its [packages] section"},
 	} {
@@ -118,8 +120,8 @@ func TestDifference(t *testing.T) {
 	}
 }
 
-// signedArchive makes an archive of no packages in dir, signed by a key that
-// it makes, and returns the public key.
+// signedArchive makes an archive in dir, with the package lab-cad, signed by a
+// key that it makes, and returns the public key.
 func signedArchive(t *testing.T, dir, home string) []byte {
 	t.Helper()
 	gpg := func(stdin io.Reader, args ...string) []byte {
@@ -130,7 +132,23 @@ func signedArchive(t *testing.T, dir, home string) []byte {
 		return r.Stdout
 	}
 	gpg(nil, "--passphrase", "", "--quick-gen-key", "archive@example.org", "ed25519", "sign", "never")
-	packages := []byte("")
+	control := "Package: lab-cad\nVersion: 2.1\nArchitecture: all\nMaintainer: Lab <lab@example.org>\nDescription: for a test\n"
+	root := t.TempDir()
+	if err := os.Mkdir(filepath.Join(root, "DEBIAN"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "DEBIAN", "control"), []byte(control), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	deb := filepath.Join(dir, "lab-cad_2.1_all.deb")
+	if _, err := sysrun.Output(t.Context(), "dpkg-deb", "--build", root, deb); err != nil {
+		t.Fatal(err)
+	}
+	debSum, size, err := hashFile(deb)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := fmt.Appendf(nil, "%sFilename: ./lab-cad_2.1_all.deb\nSize: %d\nSHA256: %s\n", control, size, debSum)
 	if err := os.WriteFile(filepath.Join(dir, "Packages"), packages, 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -160,6 +178,7 @@ func TestArchiveKeys(t *testing.T) {
 	}
 	good, other := t.TempDir(), t.TempDir()
 	key, wrong := signedArchive(t, good, gnupg()), signedArchive(t, other, gnupg())
+	var opened *apt
 	read := func(dir string, key []byte) error {
 		if err := CheckKey(key); err != nil {
 			t.Fatalf("the key is refused: %v", err)
@@ -171,10 +190,16 @@ func TestArchiveKeys(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(a.dir, "sources.list"), nil, 0o644); err != nil {
 			t.Fatal(err)
 		}
+		opened = a
 		return a.useArchives(t.Context(), []Archive{{Name: "lab", URIs: []string{"file://" + dir}, Suites: []string{"./"}, Key: key, KeyName: "lab.asc"}})
 	}
 	if err := read(good, key); err != nil {
 		t.Errorf("with its own key: %v", err)
+	}
+	if found, err := opened.closure(t.Context(), []string{"lab-cad"}); err != nil || len(found) != 1 || found[0].Source != "lab" {
+		t.Errorf("its package: %+v, %v", found, err)
+	} else if store, err := OpenStore(t.TempDir()); err != nil || opened.download(t.Context(), store, found, nil) != nil || len(store.lacks(found)) > 0 {
+		t.Errorf("its package does not come into the store: %v", err)
 	}
 	refused := func(what, want string, err error) {
 		t.Helper()

@@ -104,10 +104,13 @@ func TestHostSources(t *testing.T) {
 }
 
 func TestParseURILine(t *testing.T) {
-	a := &apt{sources: []source{{URI: "http://mirror.example/debian"}}}
+	a := &apt{sources: []source{{URI: "http://mirror.example/debian"}, {URI: "http://lab.example"}}, named: map[string]string{"http://lab.example": "lab"}}
 	got, err := a.parseURILine(`'http://mirror.example/debian/pool/main/p/passwd/passwd_4.17.4-2%2bb1_amd64.deb' passwd_1%3a4.17.4-2+b1_amd64.deb 1228860 SHA256:` + sum)
-	want := Package{"passwd", "1:4.17.4-2+b1", "amd64", sum, 1228860, "pool/main/p/passwd/passwd_4.17.4-2+b1_amd64.deb"}
+	want := Package{"passwd", "1:4.17.4-2+b1", "amd64", sum, 1228860, "pool/main/p/passwd/passwd_4.17.4-2+b1_amd64.deb", ""}
 	if err != nil || got != want {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := a.parseURILine(`'http://lab.example/./cad_2_all.deb' cad_2_all.deb 9 SHA256:` + sum); err != nil || got.Source != "lab" || got.Path != "cad_2_all.deb" {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for _, line := range []string{

@@ -24,9 +24,10 @@ type Image struct {
 	Private  bool      `json:"private"` // a floppy is inside
 	Time     time.Time `json:"time"`    // the base's
 	Base     BaseRef   `json:"base"`
-	Modules  []Module  `json:"modules"`  // lowest first
-	Packages []Package `json:"packages"` // Debian's, of the base and of modules, sorted by name
-	Programs []Program `json:"programs"` // of this project
+	Modules  []Module  `json:"modules"`           // lowest first
+	Packages []Package `json:"packages"`          // Debian's, of the base and of modules, sorted by name
+	Sources  []Source  `json:"sources,omitempty"` // archives of packages beside Debian's
+	Programs []Program `json:"programs"`          // of this project
 	Disk     Disk      `json:"disk"`
 	Files    []File    `json:"files"` // paths beside the manifest; a sparse disk's sha256 is "": its regions say more
 }
@@ -44,6 +45,12 @@ type Module struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	SHA256  string `json:"sha256"` // of its file
+}
+
+// Source is an archive of packages that is not Debian's.
+type Source struct {
+	Name string `json:"name"`
+	URL  string `json:"url"` // "" where only the machine that built could reach it
 }
 
 // Program is one program of this project with the Go modules in it.

@@ -38,6 +38,7 @@ type Package struct {
 	Version      string `json:"version"`
 	Architecture string `json:"architecture"`
 	SHA256       string `json:"sha256"`
+	Source       string `json:"source,omitempty"` // the archive's name, of one that is not Debian's
 }
 
 // File is one file by name, size in bytes and SHA-256 in hex.

@@ -14,7 +14,7 @@ var sum = strings.Repeat("0123456789abcdef", 4)
 func example() *Manifest {
 	return &Manifest{
 		Version: Version, ID: sum[:32], Suite: "trixie", Time: time.Date(2026, 9, 12, 7, 55, 41, 0, time.UTC), Kernel: "6.12.1",
-		Packages: []Package{{"adduser", "3.152", "all", sum}}, Tools: []Package{},
+		Packages: []Package{{"adduser", "3.152", "all", sum, ""}}, Tools: []Package{},
 		Programs: []File{{"overlayd", 5, sum}}, Files: []File{{"vmlinuz", 7, sum}, {"initrd.img", 0, sum}},
 	}
 }

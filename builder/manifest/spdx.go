@@ -36,6 +36,7 @@ type (
 		Name             string          `json:"name"`
 		SPDXID           string          `json:"SPDXID"`
 		VersionInfo      string          `json:"versionInfo,omitempty"`
+		Supplier         string          `json:"supplier,omitempty"`
 		DownloadLocation string          `json:"downloadLocation"`
 		FilesAnalyzed    bool            `json:"filesAnalyzed"`
 		Checksums        []spdxChecksum  `json:"checksums,omitempty"`
@@ -84,7 +85,7 @@ func (m *Image) SPDX(licences map[string][]string) []byte {
 		LicenseConcluded: noAssertion, LicenseDeclared: noAssertion, CopyrightText: noAssertion, PrimaryPurpose: "OPERATING-SYSTEM"})
 	relate("SPDXRef-DOCUMENT", "DESCRIBES", image)
 	for _, p := range m.Packages {
-		s := debianPackage(p, m.Base.Suite, licences[p.Name])
+		s := m.debianPackage(p, licences[p.Name])
 		d.Packages = append(d.Packages, s)
 		relate(image, "CONTAINS", s.SPDXID)
 	}
@@ -116,23 +117,47 @@ func (m *Image) SPDX(licences map[string][]string) []byte {
 	return append(text, '\n')
 }
 
-func debianPackage(p Package, suite string, licences []string) spdxPackage {
-	s := spdxPackage{Name: p.Name, SPDXID: spdxID("Package", p.Name), VersionInfo: p.Version,
+// debianPackage describes a .deb. Of one that a module brings, which has no
+// hash of its own, nobody says who supplied it.
+func (m *Image) debianPackage(p Package, licences []string) spdxPackage {
+	s := spdxPackage{Name: p.Name, SPDXID: spdxID("Package", p.Name), VersionInfo: p.Version, Supplier: noAssertion,
 		DownloadLocation: noAssertion, LicenseConcluded: noAssertion, LicenseDeclared: noAssertion, CopyrightText: noAssertion}
 	if p.SHA256 != "" {
 		s.Checksums = []spdxChecksum{{"SHA256", p.SHA256}}
+		s.Supplier = "Organization: Debian"
+	}
+	if p.Source != "" {
+		s.Supplier = "Organization: " + p.Source
 	}
 	if expression, ok := spdxLicence(licences); ok {
 		s.LicenseDeclared = expression
 	} else if len(licences) > 0 {
 		s.LicenseComments = "Its copyright file names: " + strings.Join(licences, ", ")
 	}
-	query := url.Values{"distro": {suite}}
+	s.ExternalRefs = []spdxReference{{"PACKAGE-MANAGER", "purl", m.purl(p)}}
+	return s
+}
+
+// purl names a .deb by its vendor (package URL specification, type deb):
+// Debian's by their release, others by where they come from.
+func (m *Image) purl(p Package) string {
+	vendor, query := "debian", url.Values{"distro": {m.Base.Suite}}
+	if p.Source != "" {
+		vendor, query = p.Source, url.Values{}
+		for _, s := range m.Sources {
+			if s.Name == p.Source && s.URL != "" {
+				query.Set("repository_url", s.URL)
+			}
+		}
+	}
 	if p.Architecture != "" {
 		query.Set("arch", p.Architecture)
 	}
-	s.ExternalRefs = []spdxReference{{"PACKAGE-MANAGER", "purl", "pkg:deb/debian/" + url.PathEscape(p.Name) + "@" + url.QueryEscape(p.Version) + "?" + query.Encode()}}
-	return s
+	name := "pkg:deb/" + vendor + "/" + url.PathEscape(p.Name) + "@" + url.QueryEscape(p.Version)
+	if len(query) > 0 {
+		name += "?" + query.Encode()
+	}
+	return name
 }
 
 var notInID = regexp.MustCompile(`[^0-9A-Za-z.-]`)

@@ -15,8 +15,9 @@ func exampleImage() *Image {
 	return &Image{Version: ImageVersion, Name: "site", Time: time.Date(2026, 11, 24, 2, 12, 15, 0, time.UTC),
 		Base:    BaseRef{ID: sum[:32], Suite: "trixie", Kernel: "6.12.1", SHA256: sum},
 		Modules: []Module{{"cad", "1.2", sum}},
-		Packages: []Package{{"bash", "5.2.37-2+b10", "amd64", sum}, {"g++", "4:14.2.0-1", "amd64", sum}, {"g-x2b-", "1", "all", sum},
-			{Name: "of-a-module", Version: "2"}},
+		Packages: []Package{{"bash", "5.2.37-2+b10", "amd64", sum, ""}, {"g++", "4:14.2.0-1", "amd64", sum, ""}, {"g-x2b-", "1", "all", sum, "lab"},
+			{Name: "of-a-module", Version: "2"}, {"of-a-disk", "3", "all", sum, "here"}},
+		Sources: []Source{{"lab", "https://lab.example.org/apt"}, {"here", ""}},
 		Programs: []Program{{"overlayd", sum, "1.26.8", []GoModule{{"github.com/a/b", "v1.2.3"}, {"golang.org/x/sys", "v0.30.0"}}},
 			{"firstboot", sum, "1.26.8", []GoModule{{"golang.org/x/sys", "v0.30.0"}}}},
 		Disk:  Disk{100, []Region{{"a", 0, 10, sum}, {"b", 10, 20, sum}}},
@@ -70,17 +71,26 @@ func TestSPDX(t *testing.T) {
 	if err := json.Unmarshal(text, &d); err != nil {
 		t.Fatal(err)
 	}
-	licences := map[string]string{}
+	licences, suppliers := map[string]string{}, map[string]string{}
 	for _, p := range d.Packages {
 		licences[p.Name] = p.LicenseDeclared
+		if strings.HasPrefix(p.SPDXID, "SPDXRef-Package-") {
+			suppliers[p.Name] = p.Supplier
+		}
+	}
+	wantSuppliers := map[string]string{"bash": "Organization: Debian", "g++": "Organization: Debian", "g-x2b-": "Organization: lab",
+		"of-a-module": noAssertion, "of-a-disk": "Organization: here"}
+	if diff := cmp.Diff(wantSuppliers, suppliers); diff != "" {
+		t.Errorf("suppliers: -want +got:\n%s", diff)
 	}
 	want := map[string]string{"site": noAssertion, "bash": "GPL-3.0-or-later", "g++": "GPL-3.0-or-later AND MIT", "g-x2b-": noAssertion,
-		"of-a-module": noAssertion, "cad": noAssertion, "overlayd": "Apache-2.0", "firstboot": "Apache-2.0", "github.com/a/b": noAssertion,
+		"of-a-module": noAssertion, "of-a-disk": noAssertion, "cad": noAssertion, "overlayd": "Apache-2.0", "firstboot": "Apache-2.0", "github.com/a/b": noAssertion,
 		"golang.org/x/sys": noAssertion}
 	if diff := cmp.Diff(want, licences); diff != "" {
 		t.Errorf("-want +got:\n%s", diff)
 	}
 	for _, part := range []string{`pkg:deb/debian/bash@5.2.37-2%2Bb10?arch=amd64\u0026distro=trixie`, "pkg:golang/github.com/a/b@v1.2.3",
+		`pkg:deb/lab/g-x2b-@1?arch=all\u0026repository_url=https%3A%2F%2Flab.example.org%2Fapt"`, `pkg:deb/here/of-a-disk@3?arch=all"`,
 		"Its copyright file names: custom", `"created": "2026-11-24T02:12:15Z"`} {
 		if !strings.Contains(string(text), part) {
 			t.Errorf("the document lacks %s", part)
@@ -133,7 +143,7 @@ var (
 
 // packageKeys are the keys of a package in SPDX 2.3's JSON schema that we may
 // write, true where the schema or the specification wants them.
-var packageKeys = map[string]bool{"name": true, "SPDXID": true, "versionInfo": false, "downloadLocation": true, "filesAnalyzed": false,
+var packageKeys = map[string]bool{"name": true, "SPDXID": true, "versionInfo": false, "supplier": false, "downloadLocation": true, "filesAnalyzed": false,
 	"checksums": false, "licenseConcluded": true, "licenseDeclared": true, "licenseComments": false, "copyrightText": true,
 	"externalRefs": false, "primaryPackagePurpose": false}
 
