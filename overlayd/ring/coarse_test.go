@@ -91,6 +91,7 @@ func coarseRun(seed uint64, n int) report.Result {
 	c.tell()
 	r := report.Result{Bootstraps: n / 20, Figures: map[string]float64{}, Samples: map[string][]float64{}}
 	c.shape(r.Figures)
+	r.Figures["direct.p50"] = c.direct().Seconds()
 	r.Hops = c.routes(&r, "", max(2000, min(20_000, n)))
 	alive := c.rng.Perm(n)
 	for _, share := range []struct {
@@ -124,8 +125,8 @@ func newCoarse(seed uint64, n int) *coarse {
 	}
 	slices.SortFunc(ids, nodeid.ID.Compare)
 	for i, id := range ids {
-		cfg := Config{ID: id, Holder: holderOf(id), Rand: rand.New(rand.NewPCG(seed, uint64(i)))}
-		cfg.Degree = l.degree(i%20 == 0) // a bootstrap node in twenty, as in the runs with datagrams
+		cfg := Config{ID: id, Holder: holderOf(id), Rand: rand.New(rand.NewPCG(c.rng.Uint64(), c.rng.Uint64()))}
+		cfg.Degree = l.degree(c.rng.IntN(20) == 0) // a bootstrap node in twenty, as in the runs with datagrams
 		m := New(cfg)
 		m.phase = OnRing
 		c.nodes, c.places = append(c.nodes, m), append(c.places, world.Somewhere())
@@ -259,8 +260,9 @@ func (c *coarse) tell() {
 	}
 }
 
-// shape measures connections, and the law of a sample of the far links beyond
-// where the choice among 16 blurs the distance.
+// shape measures connections, and the law of a sample of the far links, leaving
+// out those so short, either way round, that the choice among 16 neighbours
+// blurs their length.
 func (c *coarse) shape(f map[string]float64) {
 	blur := min(400, float64(len(c.nodes))/25) / float64(len(c.nodes))
 	var far []float64
@@ -268,14 +270,25 @@ func (c *coarse) shape(f map[string]float64) {
 		f["degree"] += float64(len(m.conns)) / float64(len(c.nodes))
 		f["degree.max"] = max(f["degree.max"], float64(len(m.conns)))
 		for _, x := range m.conns {
-			if d := x.cw.Fraction(); x.roles&wire.RoleFar != 0 && d >= blur {
+			if d := x.cw.Fraction(); x.roles&wire.RoleFar != 0 && d >= blur && d <= 1-blur {
 				far = append(far, d)
 			}
 		}
 	}
 	c.rng.Shuffle(len(far), func(i, j int) { far[i], far[j] = far[j], far[i] })
 	far = far[:min(5000, len(far))]
-	f["ks.ratio"] = smirnov(far, harmonic(blur)) / critical(len(far))
+	law := harmonic(blur)
+	f["ks.ratio"] = smirnov(far, func(x float64) float64 { return law(x) / law(1-blur) }) / critical(len(far))
+}
+
+// direct is the median one-way time between two nodes.
+func (c *coarse) direct() time.Duration {
+	all := make([]time.Duration, 10_000)
+	for i := range all {
+		all[i] = c.oneWay(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)))
+	}
+	slices.Sort(all)
+	return all[len(all)/2]
 }
 
 // kill lets nodes be dead; who is connected to them knows, as after two Pings,
