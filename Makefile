@@ -101,7 +101,7 @@ sim: export SIM_DOCUMENT = $(abspath $(DOCUMENT))
 sim: export SIM := $(SIM)
 
 sim: ## whole overlays of NODES machines in virtual time, and docs/simulation.md; hours; SIM=churn for one run
-	@$(GO) test -p 1 -count=1 -timeout 48h -run '^(TestSim|TestCoarse|TestWatch)$$' -v ./overlayd/ring ./overlayd/sim/scenario | grep -v '^=== '
+	@$(GO) test -p 1 -count=1 -timeout 48h -run '^(TestSim|TestCoarse|TestWatch)$$' -v ./overlayd/ring ./overlayd/sim/scenario ./overlayd/sim/watch | grep -v '^=== '
 	@$(GO) test -count=1 -run '^TestWriteDocument$$' -v ./overlayd/sim/report | grep -v '^=== '
 
 update: ## rewrite golden files and generated documents

@@ -44,7 +44,7 @@ var rules = []rule{
 	{from: "overlayd/piece", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire"}, reason: "piece serves dht and gossip"},
 	{from: "overlayd/dht", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
 	{from: "overlayd/gossip", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
-	{from: "overlayd/sim", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/sim/scenario", "overlayd/sim/standin"}, reason: "the simulated network knows no protocol"},
+	{from: "overlayd/sim", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/watch"}, reason: "the simulated network knows no protocol"},
 }
 
 // pure packages are handed events and the time and answer with values.
@@ -56,7 +56,7 @@ var pure = []string{"builder/plan", "builder/descriptor", "firstboot/plan", "fir
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report", "overlayd/sim/watch"}
 
 // pkg is one package folder of the repository.
 type pkg struct {
