@@ -91,7 +91,7 @@ func coarseRun(seed uint64, n int) report.Result {
 	c.tell()
 	r := report.Result{Bootstraps: n / 20, Figures: map[string]float64{}, Samples: map[string][]float64{}}
 	c.shape(r.Figures)
-	r.Figures["direct.p50"] = c.direct().Seconds()
+	c.world(r.Figures)
 	r.Hops = c.routes(&r, "", max(2000, min(20_000, n)))
 	alive := c.rng.Perm(n)
 	for _, share := range []struct {
@@ -281,14 +281,20 @@ func (c *coarse) shape(f map[string]float64) {
 	f["ks.ratio"] = smirnov(far, func(x float64) float64 { return law(x) / law(1-blur) }) / critical(len(far))
 }
 
-// direct is the median one-way time between two nodes.
-func (c *coarse) direct() time.Duration {
-	all := make([]time.Duration, 10_000)
-	for i := range all {
-		all[i] = c.oneWay(c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes)))
+// world measures random pairs: the median one-way time between two nodes, and
+// how far off, as a share, their coordinates take the round trip for.
+func (c *coarse) world(f map[string]float64) {
+	var direct, off []float64
+	for range 10_000 {
+		a, b := c.rng.IntN(len(c.nodes)), c.rng.IntN(len(c.nodes))
+		d := c.oneWay(a, b)
+		ms := 2000 * d.Seconds()
+		direct = append(direct, d.Seconds())
+		off = append(off, math.Abs(c.nodes[a].coord.to(c.nodes[b].coord.wire())-ms)/ms)
 	}
-	slices.Sort(all)
-	return all[len(all)/2]
+	slices.Sort(direct)
+	slices.Sort(off)
+	f["direct.p50"], f["coord.p50"], f["coord.p90"] = direct[5000], off[5000], off[9000]
 }
 
 // kill lets nodes be dead; who is connected to them knows, as after two Pings,
