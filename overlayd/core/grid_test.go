@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,10 +22,15 @@ import (
 	"gridappliance/overlayd/wire"
 )
 
+// founded is one grid for all tests: a fuzzer plays thousands of nodes of it.
+var founded = sync.OnceValues(func() (*credential.Grid, error) {
+	return credential.NewGrid(credential.GridOptions{Name: "core", Masters: 1, Namespaces: []credential.Namespace{{Name: "one"}}}, start)
+})
+
 // master returns the only master of a grid, as a node with nobody around.
 func master(t testing.TB) (*Node, *wires, *credential.Grid) {
 	t.Helper()
-	g, err := credential.NewGrid(credential.GridOptions{Name: "core", Masters: 1, Namespaces: []credential.Namespace{{Name: "one"}}}, start)
+	g, err := founded()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func seq(m *Machine) (seq, epoch uint64) {
 // revocation, another roster of witnesses and a partition.
 func TestChanges(t *testing.T) {
 	s := NewSite(found(t, 3, 60, 3600), Config{Seed: 12, Machines: 17, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
-	s.Start(5, 170*time.Second)
+	s.Start(5, 190*time.Second)
 	s.distinct(t)
 	s.revokes(t, s.World.Machines[3], s.World.Machines[0])
 	s.changesRoster(t, s.World.Machines[1])
@@ -142,7 +142,7 @@ func (s *Site) parts(t *testing.T) {
 // notice, and one whose daemon did, and began with a new key and instance.
 func TestClone(t *testing.T) {
 	s := NewSite(found(t, 3, 60, 3600), Config{Seed: 13, Machines: 6, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
-	s.Start(5, 170*time.Second)
+	s.Start(5, 190*time.Second)
 	s.distinct(t)
 	m := s.World.Machines[5]
 	blind, aware := s.machine(false), s.machine(false)

@@ -19,7 +19,7 @@ func TestMasterOff(t *testing.T) {
 		off = 48 * time.Hour // 45 s of processor time
 	}
 	s := NewSite(found(t, 1, 3600, 7*86400), Config{Seed: 14, Machines: 4, Bootstraps: 2, Net: sim.Usual, NAT: AllNAT, Drift: 100}, true)
-	s.Start(5, 170*time.Second)
+	s.Start(5, 190*time.Second)
 	before := s.distinct(t)
 	master := s.Bootstraps[0]
 	s.Kill(master)
@@ -89,7 +89,7 @@ func TestGridReplays(t *testing.T) {
 	f := found(t, 2, 60, 3600)
 	run := func(seed uint64) string {
 		s := NewSite(f, Config{Seed: seed, Machines: 5, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
-		s.Start(5, 100*time.Second)
+		s.Start(5, 150*time.Second)
 		names := []string{s.Name(s.All()[0]), s.Name(s.All()[4])}
 		s.Ask(names)
 		m := s.World.Machines[1]

@@ -50,7 +50,7 @@ func TestGrid(t *testing.T) {
 		machines = 57
 	}
 	s := NewSite(found(t, 3, 3600, 7*86400), Config{Seed: 11, Machines: machines, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
-	s.Start(5, 150*time.Second)
+	s.Start(5, 190*time.Second)
 	owners := s.distinct(t)
 	var first, last time.Duration
 	for _, m := range s.World.Machines {
