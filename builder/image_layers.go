@@ -187,7 +187,7 @@ func (s *stack) plan(layers []plan.Layer) ([]plan.Layer, error) {
 		layers = append(layers, plan.Layer{Name: moduleName(first + i), Size: m.Size, What: "module " + m.Name + " " + m.Version})
 	}
 	if s.missing != nil {
-		return append(layers, plan.Layer{Name: "gridglue", Size: guessedGlue, What: "what joins the layers, its size a guess"}), nil
+		return append(layers, plan.Layer{Name: "gridglue", Size: guessedGlue, What: "what joins the layers" + aGuess}), nil
 	}
 	info, err := os.Stat(s.glue)
 	if err != nil {

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +18,10 @@ import (
 
 	"gridappliance/builder/base"
 	"gridappliance/builder/manifest"
+	"gridappliance/builder/plan"
+	"gridappliance/builder/spec"
 	"gridappliance/builder/squashfs"
+	"gridappliance/internal/scratch"
 )
 
 // rootedBase is smallBase with a root file system that modules can be stacked on.
@@ -101,6 +105,37 @@ func TestPlanSaysWhereThingsAre(t *testing.T) {
 	// Not in the store: the folder is named.
 	if got := must(t, "plan", "--base", baseDir, "--store", store); !strings.Contains(got, ", 4.1 KB: "+baseDir+"\n") {
 		t.Errorf("plan on a base in a folder:\n%s", got)
+	}
+}
+
+// TestPlanOfPackagesNotMadeYet: what a build does first, and that sizes are
+// guesses until then.
+func TestPlanOfPackagesNotMadeYet(t *testing.T) {
+	b, err := base.Open(rootedBase(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := strings.Repeat("0a", 32)
+	lock := &base.PackageLock{Base: sum, Asked: sum, Time: b.Manifest.Time, Packages: []base.Package{
+		{Name: "hello", Version: "2.10-5", Arch: "amd64", SHA256: sum, Size: 53_000, Path: "pool/hello.deb"},
+		{Name: "lab-cad", Version: "2.1", Arch: "all", SHA256: sum, Size: 9_000_000, Path: "lab-cad.deb", Source: "lab"}}}
+	s := &stack{lock: lock, store: "/store/", temp: &scratch.Dir{Path: "/tmp/x"}, download: 9_000_000,
+		missing: &plan.Layer{Name: "gridmod1", Size: 14_600_000, What: "module site-packages" + aGuess}}
+	im := &image{def: &spec.Definition{}, file: "lab/site.toml"}
+	layers, err := s.plan([]plan.Layer{{Name: "gridbase", Size: 200_000_000}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for _, i := range s.ingredients(im, b, layers)[1:] {
+		fmt.Fprintln(&got, i)
+	}
+	want := `lock  site.lock, 2 packages, 0.4 KB: written by a build
+gridmod1  module site-packages, about 14.6 MB: made by a build: 2 packages installed, 9.0 MB of them downloaded first, 0.1 MB are in the store
+gridglue  what joins the layers, about 1.0 MB: made by each build
+`
+	if diff := cmp.Diff(want, got.String()); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
 	}
 }
 

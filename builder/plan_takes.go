@@ -9,7 +9,10 @@ import (
 	"gridappliance/builder/plan"
 )
 
-const inStore = "in the store"
+const (
+	inStore = "in the store"
+	aGuess  = ", its size a guess" // ends what a layer is in a step
+)
 
 // ingredients returns what goes into an image and where it is now: base, lock,
 // and layers above the base.
@@ -29,11 +32,11 @@ func (s *stack) ingredients(im *image, b *base.Base, layers []plan.Layer) []plan
 	if s.missing != nil {
 		made := fmt.Sprintf("made by a build: %d packages installed, %.1f MB of them downloaded first, %.1f MB are %s",
 			len(s.lock.Packages), float64(s.download)/1e6, float64(s.lock.Download()-s.download)/1e6, inStore)
-		out = append(out, plan.Ingredient{Name: s.missing.Name, What: s.missing.What, Size: s.missing.Size, Guess: true, Where: made})
+		out = append(out, plan.Ingredient{Name: s.missing.Name, What: strings.TrimSuffix(s.missing.What, aGuess), Size: s.missing.Size, Guess: true, Where: made})
 		first++
 	}
 	for i, l := range layers[first:] {
-		in := plan.Ingredient{Name: l.Name, What: l.What, Size: l.Size, Where: "made by each build"}
+		in := plan.Ingredient{Name: l.Name, What: strings.TrimSuffix(l.What, aGuess), Size: l.Size, Where: "made by each build"}
 		if i < len(s.modules) {
 			in.Where = s.where(s.modules[i].File)
 		} else {

@@ -242,60 +242,70 @@ func nothingRemains(t *testing.T, store, temp string) {
 }
 
 // TestRealBuildsKilledAndTogether: real builds of a base and of packages over
-// it, two at once on an empty store, and killed at many moments. What they
-// leave at the end has the same bytes.
+// it, from an empty store, killed at many moments and two at once. Nothing of
+// them stays, and what they make has the bytes that others have.
 func TestRealBuildsKilledAndTogether(t *testing.T) {
 	need.Long(t)
 	need.Root(t)
 	from := need.Base(t)
 	need.Tool(t, "mmdebstrap", "apt-get")
-	build := []string{"base", "build", "--programs", programs(t), "--locked", filepath.Join(from, base.LockFile)}
-	empty := t.TempDir()
+	store, temp := t.TempDir(), t.TempDir()
+	env := []string{"TMPDIR=" + temp}
+	killedAtEach := func(moments []moment, args ...string) {
+		for _, m := range moments {
+			began := time.Now()
+			t.Logf("%s, %v after %s began: killed %v, %.1f s", args[0], m.after, m.step, killedAt(t, m, env, args...), time.Since(began).Seconds())
+			nothingRemains(t, store, temp)
+		}
+	}
+	finish := func(args ...string) string {
+		var said strings.Builder
+		cmd := process(t.Context(), args...)
+		cmd.Env = append(cmd.Env, env...)
+		cmd.Stderr = &said
+		out, err := cmd.Output()
+		if err != nil {
+			t.Errorf("%v: %v\n%s", args, err, said.String())
+		}
+		return strings.TrimSpace(string(out))
+	}
+	const s = time.Second
+	build := []string{"base", "build", "--programs", programs(t), "--locked", filepath.Join(from, base.LockFile), "--store", store}
+	killedAtEach([]moment{{"resolve", 0}, {"download", s}, {"tools", s / 5}, {"install", 0}, {"install", 5 * s}, {"install", 20 * s}}, build...)
+
 	var both sync.WaitGroup
 	var dirs [2]string
 	for i := range dirs {
-		both.Go(func() {
-			var said strings.Builder
-			cmd := process(t.Context(), append(build, "--store", empty)...)
-			cmd.Stderr = &said
-			out, err := cmd.Output()
-			if err != nil {
-				t.Errorf("%v\n%s", err, said.String())
-			}
-			dirs[i] = strings.TrimSpace(string(out))
-		})
+		both.Go(func() { dirs[i] = finish(build...) })
 	}
 	both.Wait()
 	if t.Failed() || dirs[0] != dirs[1] {
 		t.Fatalf("two at once made %q", dirs)
 	}
+	nothingRemains(t, store, temp)
 	must(t, "verify", dirs[0])
+	want := sum(t, filepath.Join(dirs[0], base.Manifest))
+	trees, err := filepath.Glob(filepath.Join(store, "trees", "*.tar"))
+	if err != nil || len(trees) != 1 {
+		t.Fatalf("%d installed systems, %v", len(trees), err)
+	}
+	if other := filepath.Join(siteStore(from), "trees", filepath.Base(trees[0])); fileExists(other) && sum(t, other) != sum(t, trees[0]) {
+		t.Error("the installed system is another than that of the base under test")
+	}
 
-	store, temp := storeWithPackages(t, empty), t.TempDir()
-	env := []string{"TMPDIR=" + temp}
-	again := func(moments []moment, args ...string) {
-		for _, m := range moments {
-			t.Logf("%s, %v after %s began: killed %v", args[0], m.after, m.step, killedAt(t, m, env, args...))
-			nothingRemains(t, store, temp)
-		}
-		cmd := process(t.Context(), args...)
-		cmd.Env = append(cmd.Env, env...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("after all: %v\n%s", err, out)
-		}
-		nothingRemains(t, store, temp)
+	// The system is installed; what comes after is done and killed again.
+	if err := os.RemoveAll(dirs[0]); err != nil {
+		t.Fatal(err)
 	}
-	const s = time.Second
-	again([]moment{{"tools", 0}, {"tools", s / 5}, {"install", 0}, {"install", 2 * s}, {"install", 8 * s}, {"install", 20 * s},
-		{"boot", 0}, {"pack", 0}, {"pack", 3 * s}, {"manifest", 0}}, append(build, "--store", store)...)
-	got := filepath.Join(store, "bases", filepath.Base(dirs[0]))
-	if sum(t, filepath.Join(got, base.Manifest)) != sum(t, filepath.Join(dirs[0], base.Manifest)) {
-		t.Error("the base made after all has another manifest")
+	killedAtEach([]moment{{"boot", 0}, {"pack", 0}, {"pack", 3 * s}, {"manifest", 0}}, build...)
+	if again := finish(build...); again != dirs[0] || sum(t, filepath.Join(again, base.Manifest)) != want {
+		t.Errorf("the base made after all is another one: %s", again)
 	}
-	must(t, "verify", got)
 
 	def, out := definition(t, "packages = [\"redis-server\"]\ntargets = [\"raw\"]\n", map[string]string{}), t.TempDir()
-	again([]moment{{"resolve", s}, {"download", s / 2}, {"install", s}, {"install", 10 * s}, {"install", 25 * s}, {"pack", 0}, {"pack", s}, {"raw", 0}},
-		"build", def, "--base", got, "--store", store, "-o", out)
+	image := []string{"build", def, "--base", dirs[0], "--store", store, "-o", out}
+	killedAtEach([]moment{{"resolve", s}, {"download", s / 2}, {"install", s}, {"install", 20 * s}, {"pack", 0}, {"pack", s}, {"raw", 0}}, image...)
+	finish(image...)
+	nothingRemains(t, store, temp)
 	must(t, "verify", out)
 }

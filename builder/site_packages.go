@@ -116,8 +116,7 @@ func (f *imageFlags) addPackages(ctx context.Context, im *image, b *base.Base, s
 	s.lock = lock
 	path, there := a.Layer(lock)
 	if !there && f.planning {
-		what := fmt.Sprintf("module %s, its size a guess", base.PackagesModule)
-		s.missing = &plan.Layer{Name: moduleName(0), Size: a.Guess(lock), What: what}
+		s.missing = &plan.Layer{Name: moduleName(0), Size: a.Guess(lock), What: "module " + base.PackagesModule + aGuess}
 		s.download = a.Missing(lock)
 		return nil
 	}

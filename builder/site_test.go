@@ -165,6 +165,9 @@ func TestSiteBuild(t *testing.T) {
 	}
 	must(t, append(args, "-o", first)...)
 	must(t, "verify", first)
+	if got := must(t, append([]string{"plan"}, args[1:]...)...); strings.Count(got, ": in the store\n") != 2 || !strings.Contains(got, ": beside the definition\n") {
+		t.Errorf("plan after the build:\n%s", got)
+	}
 	must(t, append(args, "--locked", "-o", second)...)
 	for _, name := range []string{"site.manifest.json", "site.spdx.json"} {
 		if sum(t, filepath.Join(first, name)) != sum(t, filepath.Join(second, name)) {

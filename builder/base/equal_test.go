@@ -120,19 +120,15 @@ func TestAnOrdinaryUserBuildsTheSameBytes(t *testing.T) {
 func debsOf(b *Base) string { return filepath.Join(filepath.Dir(filepath.Dir(b.Dir)), "debs") }
 
 // TestPackagesOfAnOrdinaryUser: a definition's packages, one of them with an
-// account of its own, installed from nothing by root and, from root's lock, by
-// an ordinary user in a store of their own: equal modules, equal images.
+// account of its own, installed by root in the base's store and, from root's
+// lock and nothing else, by an ordinary user in a store of their own: equal
+// modules, equal images.
 func TestPackagesOfAnOrdinaryUser(t *testing.T) {
 	need.Long(t)
 	b, err := Open(need.Base(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := OpenStore(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	copyAll(t, debsOf(b), store.path("debs"), 0o644)
 	defs := t.TempDir()
 	const text = "version = 1\nname = \"site\"\ntargets = [\"qcow2\"]\npackages = [\"hello\", \"redis-server\"]\n"
 	if err := os.WriteFile(filepath.Join(defs, "site.toml"), []byte(text), 0o644); err != nil {
@@ -140,10 +136,10 @@ func TestPackagesOfAnOrdinaryUser(t *testing.T) {
 	}
 	byRoot := filepath.Join(defs, "out")
 	if _, err := sysrun.Output(t.Context(), filepath.Join(os.Getenv("GRID_PROGRAMS"), "builder"), "build", filepath.Join(defs, "site.toml"),
-		"--base", b.Dir, "--store", store.dir, "-o", byRoot); err != nil {
+		"--base", b.Dir, "--store", filepath.Dir(debsOf(b)), "-o", byRoot); err != nil {
 		t.Fatal(err)
 	}
-	u := newUser(t, store.path("debs")) // with what root downloaded
+	u := newUser(t, debsOf(b)) // with what root downloaded
 	if _, err := b.CopyTo(filepath.Join(u.etc, "base")); err != nil {
 		t.Fatal(err)
 	}
@@ -154,12 +150,20 @@ func TestPackagesOfAnOrdinaryUser(t *testing.T) {
 	}
 	byUser := filepath.Join(u.home, "out")
 	u.builder("build", filepath.Join(u.etc, "site.toml"), "--locked", "--base", filepath.Join(u.etc, "base"), "--store", u.store, "-o", byUser)
-	for _, pair := range [][2]string{{store.path("layers"), filepath.Join(u.store, "layers")}, {byRoot, byUser}} {
-		want, got := sums(t, pair[0]), sums(t, pair[1])
-		t.Log(want)
-		if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
-			t.Errorf("root's %s and uid %d's differ:\n%s", filepath.Base(pair[0]), ordinary, diff)
+	want, got := sums(t, byRoot), sums(t, byUser)
+	if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
+		t.Errorf("root's image and uid %d's differ:\n%s", ordinary, diff)
+	}
+	layers := sums(t, filepath.Join(u.store, "layers"))
+	all := sums(t, filepath.Join(filepath.Dir(debsOf(b)), "layers"))
+	for name, sum := range layers {
+		t.Logf("%s: root's %s, uid %d's %s", name, all[name], ordinary, sum)
+		if all[name] != sum {
+			t.Errorf("root's module and uid %d's differ", ordinary)
 		}
+	}
+	if len(layers) != 1 {
+		t.Errorf("%d modules", len(layers))
 	}
 }
 
