@@ -88,15 +88,17 @@ bench-image: base demo ## bases, images and boots, timed beside a stock Debian
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local $(GO) run ./builder/imagebench --picture docs/bench-image.svg
 
-# NODES is how many machines make sim runs. SIM names runs (steady, nat, churn,
+# NODES is how many machines make sim runs, COARSE how many without datagrams. SIM names runs (steady, nat, churn,
 # massacre, split, flash, coarse, watch; also weibull, all-nat, wild) to make
 # anew; without it those are made that have no result in out/sim yet, so a set
 # that was killed goes on. DOCUMENT gets the tables and plots.
 NODES    ?= 10000
+COARSE   ?= 100000
 SIM      ?=
 DOCUMENT ?= docs/simulation.md
 sim: export SIM_DIR := $(CURDIR)/out/sim
 sim: export SIM_NODES = $(NODES)
+sim: export SIM_COARSE = $(COARSE)
 sim: export SIM_DOCUMENT = $(abspath $(DOCUMENT))
 sim: export SIM := $(SIM)
 

@@ -9,6 +9,7 @@ import (
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
+	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 )
 
@@ -46,7 +47,12 @@ func (rs Results) Draw(dir string) error {
 	for _, d := range plots {
 		p := plot.New()
 		p.Add(plotter.NewGrid())
-		p.Legend.Top = true
+		// Left of its text, a legend stands whatever font a browser takes.
+		p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.Padding = true, true, vg.Points(420), vg.Points(3)
+		for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
+			style.Font.Variant = "Sans"
+			style.Font.Size = vg.Points(11)
+		}
 		if err := d.draw(rs, p); err != nil {
 			return fmt.Errorf("draw %s: %w", d.file, err)
 		}
@@ -102,6 +108,8 @@ func hopsPlot(rs Results, p *plot.Plot) error {
 		p.Legend.Add(fmt.Sprintf("%s: %.1f", mark.name, mark.at), l)
 	}
 	p.X.Label.Text, p.Y.Label.Text, p.Y.Min = "hops", "share of lookups", 0
+	p.X.Max, p.Y.Max = n+1.5, top*1.5 // room for the legend
+	p.Legend.XOffs = vg.Points(250)
 	return nil
 }
 
@@ -124,7 +132,7 @@ func cdf(rs Results, p *plot.Plot, sample, x, y string, runs ...string) error {
 	}
 	p.Legend.Top = false
 	p.X.Label.Text, p.Y.Label.Text = x, y
-	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, end*1.2, 0, 1
+	p.X.Min, p.X.Max, p.Y.Min, p.Y.Max = 0, end*1.2, 0, 1.02
 	return nil
 }
 
@@ -146,7 +154,7 @@ func courses(rs Results, p *plot.Plot, x string, runs ...string) error {
 	}
 	p.Legend.Top = false
 	p.X.Label.Text, p.Y.Label.Text = x, "% right"
-	p.Y.Max = 100
+	p.Y.Max = 100.2
 	p.Y.Min = min(90, p.Y.Min)
 	return nil
 }
@@ -170,7 +178,8 @@ func loadPlot(rs Results, p *plot.Plot) error {
 			return err
 		}
 	}
-	p.Legend.Left = true
+	p.Legend.XOffs = vg.Points(12)
+	p.X.Max = 104
 	p.X.Label.Text, p.Y.Label.Text, p.Y.Min = "nodes, least first, in %", "forwarded, over the mean", 0
 	return nil
 }

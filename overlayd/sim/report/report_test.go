@@ -106,10 +106,10 @@ func TestResume(t *testing.T) {
 	if !o.Wants("churn-10m", 100, 1) || o.Wants("steady", 100, 1) {
 		t.Error("a named run is not the one that is made")
 	}
-	if rs, err := Load(o.Dir, 100); err != nil || len(rs) != 1 || rs["churn-10m"].Nodes != 100 {
+	if rs, err := Load(o); err != nil || len(rs) != 1 || rs["churn-10m"].Nodes != 100 {
 		t.Errorf("loaded %v, %v", rs, err)
 	}
-	if rs, err := Load(o.Dir, 200); err != nil || len(rs) != 0 {
+	if rs, err := Load(Order{Dir: o.Dir, Nodes: 200}); err != nil || len(rs) != 0 {
 		t.Errorf("of another size: %v, %v", rs, err)
 	}
 }
@@ -124,7 +124,7 @@ func TestWriteDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs, err := Load(o.Dir, o.Nodes)
+	rs, err := Load(o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,9 +67,10 @@ func Thin(sorted []float64, n int) []float64 {
 
 // Order is asked of the tests by make sim, through the environment.
 type Order struct {
-	Dir   string   // where results lie: SIM_DIR; empty: this is not make sim
-	Nodes int      // SIM_NODES
-	Only  []string // SIM: these runs, anew; empty: all that have no result yet
+	Dir    string   // where results lie: SIM_DIR; empty: this is not make sim
+	Nodes  int      // SIM_NODES
+	Coarse int      // of the run coarse: SIM_COARSE
+	Only   []string // SIM: these runs, anew; empty: all that have no result yet
 }
 
 // Ordered reads the environment.
@@ -78,9 +79,15 @@ func Ordered() (Order, error) {
 	if o.Dir == "" {
 		return o, nil
 	}
-	var err error
-	if o.Nodes, err = strconv.Atoi(os.Getenv("SIM_NODES")); err != nil || o.Nodes < 20 {
-		return o, fmt.Errorf("read SIM_NODES %q: want a number of nodes, at least 20", os.Getenv("SIM_NODES"))
+	for _, size := range []struct {
+		name  string
+		to    *int
+		least int
+	}{{"SIM_NODES", &o.Nodes, 20}, {"SIM_COARSE", &o.Coarse, 1000}} {
+		var err error
+		if *size.to, err = strconv.Atoi(os.Getenv(size.name)); err != nil || *size.to < size.least {
+			return o, fmt.Errorf("read %s %q: want a number of nodes, at least %d", size.name, os.Getenv(size.name), size.least)
+		}
 	}
 	return o, nil
 }
@@ -127,16 +134,24 @@ func load(dir, run string) (r Result, err error) {
 // Results are by the names of their runs.
 type Results map[string]Result
 
-// Coarse is how many times the nodes of the others the run coarse has.
-const Coarse = 10
+// size is how many nodes a run is to have.
+func (o Order) size(run string) int {
+	switch run {
+	case "coarse":
+		return o.Coarse
+	case "coarse-tenth":
+		return o.Coarse / 10
+	}
+	return o.Nodes
+}
 
-// Load reads the results there are of runs with so many nodes.
-func Load(dir string, nodes int) (Results, error) {
+// Load reads the results there are of runs of the sizes that are ordered.
+func Load(o Order) (Results, error) {
 	rs := Results{}
 	for _, run := range Runs {
-		r, err := load(dir, run)
+		r, err := load(o.Dir, run)
 		switch {
-		case err == nil && (r.Nodes == nodes || run == "coarse" && r.Nodes == Coarse*nodes):
+		case err == nil && r.Nodes == o.size(run):
 			rs[run] = r
 		case err == nil: // of another size
 		case !errors.Is(err, fs.ErrNotExist):

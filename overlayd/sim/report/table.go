@@ -94,7 +94,7 @@ var table = []row{
 	{"start to being on the ring, flash join, p99", "flash", "join.p99", seconds, none, wow},
 	{"hops of a lookup, mean", "steady", "hops.mean", number, 6, "model: 4.5; Brunet's parameters in it: 9.4; Chord ½ log₂N: 6.6"},
 	{"hops of a lookup, p99", "steady", "hops.p99", number, none, "model: 7; Brunet's parameters in it: 19"},
-	{"hops at ten times the nodes (coarse), mean", "coarse", "hops.mean", number, 6, "model: 5.4; Brunet's parameters in it: 14.0; bound log₂²N/k of Symphony (Manku et al., USITS'03): 16"},
+	{"hops of a route, coarse, mean", "coarse", "hops.mean", number, 6, "model: 5.4; Brunet's parameters in it: 14.0; bound log₂²N/k of Symphony (Manku et al., USITS'03): 16"},
 	{"law of far links, Kolmogorov–Smirnov distance over critical", "coarse", "ks.ratio", number, 1, "harmonic law (Symphony §3.1)"},
 	{"lookup, round trip, median", "steady", "lookup.p50", seconds, none, ipfs},
 	{"lookup, round trip, p99", "steady", "lookup.p99", seconds, 1, ipfs},

@@ -86,7 +86,7 @@ func TestSim(t *testing.T) {
 	if !small {
 		return
 	}
-	rs, err := report.Load(order.Dir, order.Nodes)
+	rs, err := report.Load(order)
 	if err != nil {
 		t.Fatal(err)
 	}
