@@ -7,8 +7,7 @@ import (
 )
 
 // row is a line of the table: a figure of a run, what it is to be, and what
-// others published. All goals but none are upper bounds unless they are shares,
-// which are lower bounds.
+// others published. A share is to be at least its goal, anything else at most.
 type row struct {
 	what      string
 	run, key  string
@@ -20,11 +19,11 @@ type row struct {
 type unit uint8
 
 const (
-	seconds   unit = iota // at most the goal
-	share                 // at least the goal
-	number                // at most
-	bytes                 // at most
-	perSecond             // bytes a second, at most
+	seconds unit = iota
+	share        // of 1
+	number
+	bytes
+	perSecond // bytes
 )
 
 var none = math.NaN()
@@ -37,7 +36,7 @@ func (u unit) text(v float64) string {
 		}
 		return fmt.Sprintf("%.2f s", v)
 	case share:
-		return fmt.Sprintf("%.2f %%", 100*v)
+		return fmt.Sprintf("%.5g %%", 100*v)
 	case bytes:
 		return fmt.Sprintf("%.0f KiB", v/1024)
 	case perSecond:
@@ -51,9 +50,9 @@ func (u unit) goal(v float64) string {
 	case math.IsNaN(v):
 		return "—"
 	case u == share && v == 1:
-		return "100 %"
+		return u.text(v)
 	case u == share:
-		return "≥ " + strings.Replace(fmt.Sprintf("%.4g %%", 100*v), "  ", " ", 1)
+		return "≥ " + u.text(v)
 	case u == number:
 		return fmt.Sprintf("≤ %.4g", v)
 	}
@@ -110,7 +109,7 @@ var table = []row{
 	{"lookups right, while a tenth joins in 10 s", "flash", "success", share, none, oneHop},
 	{"maintenance, sent by an idle node", "steady", "bytes", perSecond, 1024, cost},
 	{"maintenance, 70 % behind NATs", "nat", "bytes", perSecond, 1024, cost},
-	{"sent by a node, median session 1.4 min, lookups apart", "churn-84s", "bytes", perSecond, none, cost},
+	{"sent by a node, median session 1.4 min, lookups among it", "churn-84s", "bytes", perSecond, none, cost},
 	{"all successors right after 30 % died", "massacre", "recovered", seconds, 15, zave},
 	{"all successors right after a flash join", "flash", "recovered", seconds, 15, zave},
 	{"one ring after a cut healed", "split", "recovered", seconds, 60, shafaat},
