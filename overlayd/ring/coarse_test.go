@@ -142,11 +142,16 @@ func (c *coarse) oneWay(a, b int) time.Duration {
 	return sim.Regions[c.places[a].Row][c.places[b].Row] + c.places[a].Access + c.places[b].Access
 }
 
-// settle gives every node a coordinate from sixty round trips, its neighbours
+// measurements is how many round trips each node has measured: those of some
+// three minutes of Pings. Fewer leave coordinates folded: after 60 they are off
+// by 17 to 30 % in the median, after 240 by 5 %.
+const measurements = 240
+
+// settle gives every node a coordinate from its measurements, its neighbours
 // and their lists.
 func (c *coarse) settle() {
 	n := len(c.nodes)
-	for range 60 {
+	for range measurements {
 		for i, m := range c.nodes {
 			other := c.rng.IntN(n)
 			m.coord.update(2*c.oneWay(i, other), c.nodes[other].coord.wire())
