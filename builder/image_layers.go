@@ -74,7 +74,7 @@ func (f *imageFlags) openStack(ctx context.Context, im *image, b *base.Base, p *
 // and the glue are missing.
 func (f *imageFlags) fillStack(ctx context.Context, im *image, b *base.Base, s *stack, p *progress.Reporter) error {
 	var err error
-	scratch.Sweep(os.TempDir(), gluing+"*", nil)
+	scratch.Sweep(os.TempDir(), gluing+"*", nil) // no store need be opened
 	if s.temp, err = scratch.MkdirTemp("", gluing); err != nil {
 		return err
 	}
@@ -98,8 +98,8 @@ func (f *imageFlags) fillStack(ctx context.Context, im *image, b *base.Base, s *
 }
 
 const (
-	gluing      = "grid-glue-" // begins the names of working folders
-	guessedGlue = 1 << 20      // bytes
+	gluing      = base.Working + "glue-"
+	guessedGlue = 1 << 20 // bytes
 )
 
 func (s *stack) open(ctx context.Context, storeDir string, addresses []spec.Address, p *progress.Reporter) error {

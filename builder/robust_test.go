@@ -118,6 +118,25 @@ func TestKilledFetch(t *testing.T) {
 	}, "base", "fetch", "--store", store, address(t, from))
 }
 
+// TestLitterOfAKilledGlue: what a build that was killed left in the temporary
+// folder goes with whatever next opens a store.
+func TestLitterOfAKilledGlue(t *testing.T) {
+	temp := t.TempDir()
+	for _, name := range []string{gluing + "1", "of-somebody-else"} {
+		if err := os.Mkdir(filepath.Join(temp, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := process(t.Context(), "base", "list", "--store", t.TempDir())
+	cmd.Env = append(cmd.Env, "TMPDIR="+temp)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) != 1 || left[0].Name() != "of-somebody-else" {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
 // inMounts runs a shell script in a mount namespace of its own; "$@" is the
 // command with its arguments.
 func inMounts(t *testing.T, script string, args ...string) (code int, out string) {

@@ -57,7 +57,7 @@ func OpenStore(dir string) (*Store, error) {
 		}
 	}
 	scratch.Sweep(filepath.Join(dir, "tmp"), "*"+held, nil)
-	scratch.Sweep(os.TempDir(), installing+"*", removeTree)
+	scratch.Sweep(os.TempDir(), Working+"*", removeTree)
 	return &Store{dir: dir}, nil
 }
 

@@ -128,8 +128,12 @@ func alone(ctx context.Context, mode string, c sysrun.Command) sysrun.Command {
 	return c
 }
 
+// Working begins the names of all working folders in the system's temporary
+// folder: what a killed builder left there goes when a store is next opened.
+const Working = "grid-work-"
+
 // installing begins the names of folders that packages are installed in.
-const installing = "grid-install-"
+const installing = Working + "install-"
 
 // removeTree removes such a folder. What an ordinary user's mmdebstrap left
 // belongs to ids of the user's own range, which only it can act as.
