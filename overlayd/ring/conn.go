@@ -121,7 +121,7 @@ func (m *Machine) linkUp(e LinkUp) {
 	i, _ := m.find(id)
 	m.conns, m.places = slices.Insert(m.conns, i, c), slices.Insert(m.places, i, c.cw.Prefix())
 	m.dirty = true
-	if asked {
+	if m.joinAlso(c); asked {
 		m.opened(c, o.why)
 	} else if m.phase == Init {
 		m.phase = Attached

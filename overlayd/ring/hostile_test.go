@@ -242,9 +242,23 @@ func (p *player) settle(t *testing.T) {
 // victim. The victim stays a member with neighbours of other holders on both
 // sides; when the ten call it dead together, nobody believes them. What they
 // win is to be asked: of requests tried three ways some never arrive (denial,
-// which TRUST.md does not exclude), most do.
+// which TRUST.md does not exclude), most do. How many depends on where the far
+// links happen to lie, so several rings are counted together.
 func TestGroundIDsGainNothing(t *testing.T) {
-	l := grown(t, 91, 40)
+	reached, asked := 0, 0
+	for seed := range uint64(runs(6, 60)) {
+		r, a := groundRun(t, 91+seed)
+		reached, asked = reached+r, asked+a
+	}
+	t.Logf("%d of %d honest nodes reach the victim within %d tries", reached, asked, tries)
+	if reached < asked*2/3 {
+		t.Errorf("%d of %d honest nodes reach the victim", reached, asked)
+	}
+}
+
+// groundRun returns how many honest nodes reach the victim, and of how many.
+func groundRun(t *testing.T, seed uint64) (reached, asked int) {
+	l := grown(t, seed, 40)
 	l.run(30 * time.Second)
 	victim := l.members()[11]
 	evil := map[nodeid.ID]bool{}
@@ -275,7 +289,6 @@ func TestGroundIDsGainNothing(t *testing.T) {
 			t.Errorf("no neighbour of another holder (clockwise %v)", clockwise)
 		}
 	}
-	reached, asked := 0, 0
 	for _, n := range l.members() {
 		if evil[n.id] || n == victim {
 			continue
@@ -289,10 +302,6 @@ func TestGroundIDsGainNothing(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of %d honest nodes reach the victim within %d tries", reached, asked, tries)
-	if reached < asked*2/3 {
-		t.Errorf("%d of %d honest nodes reach the victim", reached, asked)
-	}
 
 	honest := victim.conns[slices.IndexFunc(victim.conns, func(c *conn) bool { return !evil[c.peer.ID] && c.near() })].peer.ID
 	h := l.nodes[honest]
@@ -301,6 +310,7 @@ func TestGroundIDsGainNothing(t *testing.T) {
 	if slices.Contains(h.dead, victim.id) {
 		t.Error("one holder's nodes talked a victim dead")
 	}
+	return reached, asked
 }
 
 // conspire is what the ten change in what they send: lists name only

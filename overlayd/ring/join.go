@@ -40,7 +40,7 @@ func (m *Machine) begin(c call) {
 }
 
 func (m *Machine) attempt(c *call) {
-	c.due = m.now + m.jitter(callTime<<c.try)
+	c.due = m.now + m.jitter(callTime+callTime/2*time.Duration(c.try))
 	var msg wire.Message = wire.Find{}
 	if c.kind == callJoin {
 		msg = wire.Join{Self: m.self()}
@@ -69,6 +69,16 @@ func (m *Machine) expireCalls() {
 func (m *Machine) unheard(c call) {
 	if c.kind == callMerge && len(c.ask.Endpoints) > 0 && m.phase == OnRing {
 		m.open(c.ask, nodeid.ID{}, WhyMerge)
+	}
+}
+
+// joinAlso sends a Join under way through another first contact as well, which
+// is no later attempt: the first answer counts.
+func (m *Machine) joinAlso(through *conn) {
+	for _, c := range m.calls {
+		if c.kind == callJoin && m.phase == Attached {
+			m.route(c.to, through.peer.ID, c.rpc, wire.Join{Self: m.self()}, c.try)
+		}
 	}
 }
 
@@ -204,8 +214,9 @@ func (m *Machine) progress() {
 func (m *Machine) attach() {
 	m.attachAt = m.now + m.jitter(joinRetry)
 	if m.phase == Init {
-		for range min(3, len(m.contacts)) {
-			m.open(m.contacts[m.cfg.Rand.IntN(len(m.contacts))], nodeid.ID{}, WhyBootstrap)
+		first := m.cfg.Rand.IntN(max(1, len(m.contacts)))
+		for i := range min(3, len(m.contacts)) {
+			m.open(m.contacts[(first+i)%len(m.contacts)], nodeid.ID{}, WhyBootstrap)
 		}
 		if len(m.contacts) == 0 {
 			m.attachAt = never

@@ -273,10 +273,15 @@ func lists(l wire.List, id nodeid.ID) bool {
 	return slices.ContainsFunc(l.Succs, is) || slices.ContainsFunc(l.Preds, is)
 }
 
-// announce tells the neighbours at once that the list is another.
+// announce tells the neighbours at once that the list is another. Who is ready
+// waits for it to become a member, and is told the list itself.
 func (m *Machine) announce() {
 	for _, c := range m.conns {
-		if c.near() && c.out == 0 {
+		switch {
+		case !c.near():
+		case c.status.Flags&(wire.StatusReady|wire.StatusMember) == wire.StatusReady:
+			m.send(c.peer.ID, m.neigh())
+		case c.out == 0:
 			c.ping = m.now
 			m.beat(c)
 		}

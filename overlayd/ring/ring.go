@@ -85,7 +85,7 @@ const (
 	demandTime  = 60 * time.Second
 	joinRetry   = time.Second
 	joinAgain   = 3 * time.Second        // while joining: the place may be another by now
-	callTime    = 700 * time.Millisecond // for the answer to a call's first attempt; doubles
+	callTime    = 700 * time.Millisecond // for the answer to a call's first attempt; half as much longer each time
 	callAgain   = 50 * time.Millisecond  // after an Err
 	foundAfter  = 2 * time.Second        // a founder waits that long for a ring
 	mergeEvery  = 30 * time.Second

@@ -77,12 +77,16 @@ func (m *Machine) FirstHop(h *wire.Header, try int) (nodeid.ID, Verdict) {
 	}
 }
 
-// firstHopOffRing goes through a connected peer, to which answers come.
+// firstHopOffRing goes through a connected peer, to which answers come: the
+// header's via of the source if that is one.
 func (m *Machine) firstHopOffRing(h *wire.Header, try int) (nodeid.ID, Verdict) {
 	h.TTL--
 	if c := m.conn(h.To.ID); c != nil && h.To.Exact {
 		h.To.Via = nodeid.ID{}
 		return c.peer.ID, Forward
+	}
+	if c := m.conn(h.SrcVia); c != nil {
+		return h.SrcVia, Forward
 	}
 	n := 0
 	for _, c := range m.conns {

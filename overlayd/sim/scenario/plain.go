@@ -53,6 +53,7 @@ type plainPeer struct {
 	endpoint netip.AddrPort // of the direct path
 	host     netip.Addr     // its own, if that is public
 	relay    nodeid.ID      // or who carries the session
+	theirs   nodeid.ID      // who carried the last datagram from the peer
 
 	open    bool      // it answers whoever sends to its endpoint
 	quiet   bool      // the ring has given the session up; it carries others
@@ -81,6 +82,7 @@ const (
 	kindCarry   // to a relay
 	kindCarried // from it
 	kindNoCarry
+	kindHush // the ring has given the session up, but not its path
 )
 
 const (
@@ -208,7 +210,7 @@ func (p *plain) forget(q *plainPeer) {
 	p.stop(q)
 	p.unlist(q)
 	for _, o := range p.carriedBy(q) {
-		p.lose(o)
+		p.reroute(o)
 	}
 }
 
@@ -312,6 +314,10 @@ func (p *plain) datagram(from netip.AddrPort, l letter) {
 			}
 			p.session(q, l)
 		}
+	case kindHush:
+		if q.isDirect() && !q.quiet {
+			p.silence(q)
+		}
 	case kindCarry, kindCarried, kindNoCarry:
 		p.relayed(q, l)
 	}
@@ -346,9 +352,12 @@ func (p *plain) session(q *plainPeer, l letter) {
 	p.lose(q)
 }
 
-// routed is what came over the ring: calls.
+// routed is what came over the ring: calls, and that a session is lost.
 func (p *plain) routed(over nodeid.ID, l letter) {
-	if l.kind == kindCall || l.kind == kindCallOK {
+	switch q := p.peers[l.id]; {
+	case l.kind == kindCall, l.kind == kindCallOK:
 		p.called(over, l)
+	case l.kind == kindBye && q != nil && q.up && !q.isDirect():
+		p.lose(q)
 	}
 }

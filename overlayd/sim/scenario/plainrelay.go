@@ -7,6 +7,7 @@ import (
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/session"
+	"gridappliance/overlayd/wire"
 )
 
 // offer is a peer with a direct session, as told in a call.
@@ -71,6 +72,20 @@ func (p *plain) takeRelay(q *plainPeer) bool {
 	return false
 }
 
+// reroute goes on without a relay that does not carry a session any more: through
+// the one that the peer uses or another common one, else the session is lost.
+func (p *plain) reroute(q *plainPeer) {
+	lost := q.relay
+	for _, o := range append([]offer{{id: q.theirs}}, q.offers...) {
+		if o.id != lost && p.peers[o.id].isDirect() {
+			q.relay = o.id
+			return
+		}
+	}
+	p.do(link.RouteSession{To: wire.Target{ID: q.contact.ID, Exact: true}, Data: p.letter(kindBye, nil, 0)})
+	p.lose(q)
+}
+
 // adopt makes relays of a peer neighbours, because there is no common one.
 func (p *plain) adopt(q *plainPeer) {
 	n := 0
@@ -126,6 +141,7 @@ func (p *plain) relayed(q *plainPeer, l letter) {
 			return
 		}
 		inner := letter{kind: rest[0], id: l.id, holder: l.holder, body: rest[1:]}
+		q.theirs = named
 		if !q.up && inner.kind == kindData {
 			q.relay = named
 			p.up(q, 0)
@@ -133,7 +149,7 @@ func (p *plain) relayed(q *plainPeer, l letter) {
 		p.session(q, inner)
 	case kindNoCarry:
 		if o := p.peers[named]; o != nil && o.up && o.relay == l.id {
-			p.lose(o)
+			p.reroute(o)
 		}
 	}
 }
@@ -149,15 +165,20 @@ func (p *plain) carriedBy(r *plainPeer) (list []*plainPeer) {
 	return list
 }
 
-// hush keeps a session that the ring has given up because it carries others.
+// hush keeps a session that the ring has given up if it carries others.
 func (p *plain) hush(q *plainPeer) bool {
 	if !q.isDirect() || q.quiet || p.now.Sub(q.carried) > carryTime && len(p.carriedBy(q)) == 0 {
 		return false
 	}
+	p.send(q, kindHush, nil)
+	p.silence(q)
+	return true
+}
+
+func (p *plain) silence(q *plainPeer) {
 	q.quiet = true
 	p.quiet = append(p.quiet, q)
 	p.do(link.Down{ID: q.contact.ID, Purpose: session.LinkPurpose})
-	return true
 }
 
 // unlist lets a session be no longer quiet.
