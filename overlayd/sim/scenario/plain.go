@@ -343,13 +343,14 @@ func (p *plain) answer(from netip.AddrPort, kind byte, body []byte, size int) {
 
 // session is what came under a session, whatever the path.
 func (p *plain) session(q *plainPeer, l letter) {
-	if l.kind == kindData {
-		if !q.quiet {
-			p.do(link.Message{From: l.id, Purpose: session.LinkPurpose, Body: l.body})
-		}
-		return
+	switch {
+	case l.kind == kindData && !q.quiet:
+		p.do(link.Message{From: l.id, Purpose: session.LinkPurpose, Body: l.body})
+	case l.kind == kindCall, l.kind == kindCallOK:
+		p.recalled(q, l)
+	case l.kind == kindBye:
+		p.lose(q)
 	}
-	p.lose(q)
 }
 
 // routed is what came over the ring: calls, and that a session is lost.

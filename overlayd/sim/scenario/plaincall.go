@@ -101,14 +101,19 @@ func (p *plain) step(q *plainPeer) {
 	}
 }
 
-// sendCall sends candidates and offers of relays over the ring.
+// sendCall sends candidates over the ring.
+func (p *plain) sendCall(q *plainPeer, kind byte, via nodeid.ID) {
+	p.do(link.RouteSession{To: wire.Target{ID: q.contact.ID, Exact: true, Via: via}, Data: p.letter(kind, p.candidates(q), 0)})
+}
+
+// candidates are where this node may be reached, and offers of relays.
 //
 //	offset size
 //	28     7    endpoint of the sender's host
 //	35     1    number of candidates n
 //	36     7n   candidates, as others see the sender
 //	...    23   each offer: ID, endpoint if that answers anybody, else 0.0.0.0:0
-func (p *plain) sendCall(q *plainPeer, kind byte, via nodeid.ID) {
+func (p *plain) candidates(q *plainPeer) []byte {
 	host := netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 	if len(p.local) > 0 && !private(p.local[0].Addr()) {
 		host = p.local[0]
@@ -120,7 +125,7 @@ func (p *plain) sendCall(q *plainPeer, kind byte, via nodeid.ID) {
 	for _, o := range p.offersTo(q.contact.ID) {
 		b = wire.AppendEndpoint(append(b, o.id[:]...), o.at)
 	}
-	p.do(link.RouteSession{To: wire.Target{ID: q.contact.ID, Exact: true, Via: via}, Data: p.letter(kind, b, 0)})
+	return b
 }
 
 // private says that an address is behind a translator: it is never checked,
@@ -136,25 +141,33 @@ func parseEndpoint(b []byte) (e netip.AddrPort, rest []byte, ok bool) {
 	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[1:5])), binary.BigEndian.Uint16(b[5:])), b[7:], true
 }
 
-// called takes a CALL, and answers it, or a CALL-OK.
-func (p *plain) called(over nodeid.ID, l letter) {
-	host, b, ok := parseEndpoint(l.body)
+// parseCandidates reads what candidates made.
+func parseCandidates(b []byte) (host netip.AddrPort, cands []netip.AddrPort, offers []offer, ok bool) {
+	host, b, ok = parseEndpoint(b)
 	if !ok || len(b) == 0 {
-		return
+		return host, nil, nil, false
 	}
 	n, b := int(b[0]), b[1:]
-	var cands []netip.AddrPort
 	if host.Port() != 0 {
 		cands = append(cands, host)
 	}
 	for range n {
 		var c netip.AddrPort
 		if c, b, ok = parseEndpoint(b); !ok {
-			return
+			return host, nil, nil, false
 		}
 		if !slices.Contains(cands, c) {
 			cands = append(cands, c)
 		}
+	}
+	return host, cands, parseOffers(b), true
+}
+
+// called takes a CALL, and answers it, or a CALL-OK.
+func (p *plain) called(over nodeid.ID, l letter) {
+	host, cands, offers, ok := parseCandidates(l.body)
+	if !ok {
+		return
 	}
 	q := p.peer(l.id, l.holder)
 	if l.kind == kindCall {
@@ -163,7 +176,22 @@ func (p *plain) called(over nodeid.ID, l letter) {
 	if q.up && !q.quiet || q.answered && q.calling {
 		return
 	}
-	q.host, q.cands, q.offers, q.answered = host.Addr(), cands, parseOffers(b), true
+	q.host, q.cands, q.offers, q.answered = host.Addr(), cands, offers, true
 	p.call(q)
 	p.tick()
+}
+
+// recalled takes a CALL that came in the session.
+func (p *plain) recalled(q *plainPeer, l letter) {
+	_, _, offers, ok := parseCandidates(l.body)
+	if !ok || q.relay == (nodeid.ID{}) {
+		return
+	}
+	q.offers = offers
+	if l.kind == kindCall {
+		p.send(q, kindCallOK, p.candidates(q))
+	}
+	if relay, ok := p.choose(q); ok {
+		q.relay = relay
+	}
 }

@@ -36,7 +36,7 @@ func (q *plainPeer) isDirect() bool { return q != nil && q.up && q.relay == (nod
 func (p *plain) offersTo(id nodeid.ID) []offer {
 	var all []offer
 	for _, q := range p.peers {
-		if !q.isDirect() {
+		if !q.isDirect() || q.quiet {
 			continue
 		}
 		o := offer{q.contact.ID, netip.AddrPortFrom(netip.IPv4Unspecified(), 0)}
@@ -62,14 +62,32 @@ func (p *plain) offersTo(id nodeid.ID) []offer {
 
 // takeRelay lets a common peer carry the session; checks go on.
 func (p *plain) takeRelay(q *plainPeer) bool {
+	relay, ok := p.choose(q)
+	if ok {
+		q.relay = relay
+		p.up(q, 0)
+	}
+	return ok
+}
+
+// choose returns a common peer, by chance but so that both ends agree, and one
+// that the ring wants if there is any.
+func (p *plain) choose(q *plainPeer) (relay nodeid.ID, ok bool) {
+	var pair nodeid.ID
+	for i := range pair {
+		pair[i] = p.id[i] ^ q.contact.ID[i]
+	}
 	for _, o := range q.offers {
-		if p.peers[o.id].isDirect() {
-			q.relay = o.id
-			p.up(q, 0)
-			return true
+		r := p.peers[o.id]
+		if !r.isDirect() {
+			continue
+		}
+		better := !ok || p.peers[relay].quiet && !r.quiet
+		if better || p.peers[relay].quiet == r.quiet && nodeid.Distance(o.id, pair).Compare(nodeid.Distance(relay, pair)) < 0 {
+			relay, ok = o.id, true
 		}
 	}
-	return false
+	return relay, ok
 }
 
 // reroute goes on without a relay that does not carry a session any more: through
@@ -165,13 +183,18 @@ func (p *plain) carriedBy(r *plainPeer) (list []*plainPeer) {
 	return list
 }
 
-// hush keeps a session that the ring has given up if it carries others.
+// hush keeps a session that the ring has given up if it carries others. The
+// first contacts of a node that joins are often all that can carry its sessions;
+// when it gives them up it has neighbours that can.
 func (p *plain) hush(q *plainPeer) bool {
 	if !q.isDirect() || q.quiet || p.now.Sub(q.carried) > carryTime && len(p.carriedBy(q)) == 0 {
 		return false
 	}
 	p.send(q, kindHush, nil)
 	p.silence(q)
+	for _, o := range p.carriedBy(q) {
+		p.send(o, kindCall, p.candidates(o))
+	}
 	return true
 }
 
