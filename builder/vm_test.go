@@ -30,6 +30,15 @@ func demoGrid(t *testing.T) string {
 
 // bootable builds an image on the base that machines of tests boot, and returns
 // its files, the disk first.
+//
+// Every form of a disk is booted to READY, each on the controller and with the
+// card that its descriptor names, as far as QEMU has them:
+//
+//	kvm         TestVMMaster        qcow2, virtio
+//	vmware      TestVMStandalone    growing VMDK, pvscsi, vmxnet3, UEFI
+//	virtualbox  TestVMBrokenFloppy  VDI, AHCI, e1000
+//	raw         TestVMDamagedUserLayer
+//	ova, xen    TestVMForms         streamed VMDK, AHCI, e1000; kernel and initrd
 func bootable(t *testing.T, lab *vmlab.Lab, target string, args ...string) []string {
 	t.Helper()
 	args = append([]string{"build", "--base", lab.Base, "--target", target, "-o", t.TempDir()}, args...)
@@ -222,8 +231,8 @@ func checkChangedFloppy(t *testing.T, m *vmlab.Machine, floppy string) {
 func TestVMStandalone(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
-	image := bootable(t, lab, "raw", "--floppy", standalone(t))[0]
-	m := lab.Boot(qemu.Config{Disk: image, Firmware: qemu.UEFI, NICs: outside})
+	image := bootable(t, lab, "vmware", "--floppy", standalone(t))[0]
+	m := lab.Boot(qemu.Config{Disk: image, Firmware: qemu.UEFI, Bus: qemu.PVSCSI, NICs: []qemu.NIC{{Model: "vmxnet3"}}})
 	m.WaitFor(`taken: the floppy of [^\r\n]*gridcfg[^\r\n]*, role standalone`)
 	want := map[string]string{"name": "standalone", "address": "127.0.0.1", "role": "standalone", "grid": "none", "group": "none"}
 	if diff := cmp.Diff(want, m.Ready()); diff != "" {
@@ -356,7 +365,7 @@ func TestVMDamagedUserLayer(t *testing.T) {
 	if _, err := f.WriteAt(bytes.Repeat([]byte("damaged!"), 1<<17), int64(user.FirstLBA)*plan.SectorSize); err != nil {
 		t.Fatal(err)
 	}
-	m := lab.Boot(qemu.Config{Disk: image, Bus: qemu.AHCI, NICs: outside})
+	m := lab.Boot(qemu.Config{Disk: image, Bus: qemu.IDE, NICs: outside})
 	m.WaitFor(`grid-appliance: warning: [^\r\n]*griduser[^\r\n]*runs in memory`)
 	m.Ready()
 	if got := m.Run("ls /run/grid/volatile; echo x > ~/x; cat ~/x"); got != "/run/grid/volatile\nx" {
@@ -372,7 +381,7 @@ func TestVMDamagedUserLayer(t *testing.T) {
 func TestVMBrokenFloppy(t *testing.T) {
 	t.Parallel()
 	lab := vmlab.New(t, 1)
-	image := bootable(t, lab, "qcow2")[0]
+	image := bootable(t, lab, "virtualbox")[0]
 	good := standalone(t)
 	b, err := os.ReadFile(good)
 	if err != nil {
@@ -382,7 +391,7 @@ func TestVMBrokenFloppy(t *testing.T) {
 	if err := os.WriteFile(broken, bytes.Replace(b, []byte("role ="), []byte("rule ="), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	m := lab.Boot(qemu.Config{Disk: image, Bus: qemu.IDE, Floppy: broken, NICs: outside})
+	m := lab.Boot(qemu.Config{Disk: image, Bus: qemu.AHCI, Floppy: broken, NICs: []qemu.NIC{{Model: "e1000"}}})
 	line := m.WaitFor(`grid-appliance: ([^\r\n]*GRID\.TML:3:1: machine\.rule: unknown key[^\r\n]*)[\r\n]`)[1]
 	if !strings.Contains(line, `did you mean "role"?`) {
 		t.Errorf("the line is no help: %s", line)
