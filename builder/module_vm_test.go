@@ -75,7 +75,7 @@ func TestVMModules(t *testing.T) {
 	if got := number(t, m.Run("df --output=size -B1 / | tail -1")); got < 38<<30 {
 		t.Errorf("the user layer of a disk of 40 GiB has %d bytes", got)
 	}
-	m.Run("for i in $(seq 60); do findmnt -n -t ext4 -S LABEL=gridlocal /mnt/local >/dev/null && break; sleep 1; done")
+	m.Run("for i in $(seq 60); do findmnt -n -t ext4 -M /mnt/local >/dev/null && break; sleep 1; done")
 	if got := m.Run("findmnt -no FSTYPE /mnt/local | tail -1; stat -c %a /mnt/local; lsblk -dno LABEL /dev/vdb"); got != "ext4\n1777\ngridlocal" {
 		t.Errorf("the blank disk: %s\n%s", got, m.Run("journalctl -b -u 'grid-local@*' -u mnt-local.mount --no-pager | tail -20"))
 	}
