@@ -15,6 +15,7 @@ type conn struct {
 	cw     nodeid.ID // how far clockwise of this node
 	prefix uint64
 	asked  bool      // this node began it
+	gone   bool      // dropped
 	roles  wire.Role // what this node keeps it for
 	theirs wire.Role // what the peer keeps it for
 	until  instant   // roles demand and leaf end
@@ -113,7 +114,7 @@ func (m *Machine) linkUp(e LinkUp) {
 		asked: asked, idle: m.now, heard: m.now,
 	}
 	c.rtt.restart(e.RTT)
-	c.ping = m.now // at once: status, version and coordinate of the peer
+	c.ping, m.connDue = m.now, m.now // at once: status, version and coordinate of the peer
 	if len(m.conns) >= m.cfg.Degree+reserve && !m.makeRoom(c) {
 		m.act(Close{ID: id, Why: WhyUnused})
 		return
@@ -174,7 +175,7 @@ func (m *Machine) release(c *conn, role wire.Role) {
 func (m *Machine) drop(c *conn) {
 	if i, ok := m.find(c.peer.ID); ok {
 		m.conns, m.places = slices.Delete(m.conns, i, i+1), slices.Delete(m.places, i, i+1)
-		m.dirty, m.regather = true, true
+		m.dirty, m.regather, c.gone = true, true, true
 		m.answerAsks(c, wire.FindingNoLink)
 	}
 }

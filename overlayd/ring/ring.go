@@ -210,6 +210,7 @@ type Machine struct {
 	renewing  bool    // one far link more is drawn, for the oldest
 	drawnSize float64 // size when far links were last all drawn
 	far       farSearchState
+	connDue   instant // of the connections
 	deadline  instant
 
 	actions []Action
@@ -239,6 +240,7 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	if m.phase == Left {
 		return nil
 	}
+	var touched *conn
 	switch e := e.(type) {
 	case Bootstrap:
 		m.bootstrap(e.Contacts)
@@ -255,10 +257,11 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 			c.rtt.restart(e.RTT)
 		}
 	case FromLink:
-		m.fromLink(e)
+		touched = m.fromLink(e)
 		if m.phase == OnRing && !m.dirty && m.now < m.deadline && routine(e.Data) {
-			if c := m.conn(e.ID); c != nil {
-				m.deadline = min(m.deadline, c.deadline())
+			if touched != nil {
+				m.connDue = min(m.connDue, touched.deadline())
+				m.deadline = min(m.deadline, m.connDue)
 			}
 			return m.actions
 		}
@@ -271,7 +274,7 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 		return m.actions
 	case Tick:
 	}
-	m.tick()
+	m.tick(touched)
 	return m.actions
 }
 
@@ -296,14 +299,13 @@ func (m *Machine) Phase() Phase { return m.phase }
 // the machine's and hold until the next Handle.
 func (m *Machine) List() wire.List { return m.list }
 
-// tick does what is due, and what the event made due.
-func (m *Machine) tick() {
-	for i := 0; i < len(m.conns); i++ {
-		c := m.conns[i]
-		m.watch(c)
-		if i < len(m.conns) && m.conns[i] != c { // dropped
-			i--
-		}
+// tick does what is due, and what the event made due. Of the connections one
+// was touched, or none; the others are looked at when the first of them is due.
+func (m *Machine) tick(touched *conn) {
+	if m.now >= m.connDue {
+		m.watchAll()
+	} else if touched != nil {
+		m.watch(touched)
 	}
 	m.expireOpenings()
 	m.expireCalls()
@@ -327,10 +329,11 @@ func (m *Machine) tick() {
 
 // schedule finds the earliest deadline.
 func (m *Machine) schedule() {
-	d := min(m.attachAt, m.mergeAt, m.farAt, m.renewAt, m.foundAt)
+	m.connDue = never
 	for _, c := range m.conns {
-		d = min(d, c.deadline())
+		m.connDue = min(m.connDue, c.deadline())
 	}
+	d := min(m.connDue, m.attachAt, m.mergeAt, m.farAt, m.renewAt, m.foundAt)
 	for _, o := range m.opening {
 		d = min(d, o.until)
 	}

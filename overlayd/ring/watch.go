@@ -54,11 +54,21 @@ type trial struct {
 	askedN int
 }
 
+func (m *Machine) watchAll() {
+	for i := 0; i < len(m.conns); i++ {
+		c := m.conns[i]
+		m.watch(c)
+		if i < len(m.conns) && m.conns[i] != c { // dropped
+			i--
+		}
+	}
+}
+
 // watch keeps one connection: Pings when it is quiet, loss, and the verdict.
 func (m *Machine) watch(c *conn) {
 	if m.now >= c.ping {
 		m.beat(c)
-		if m.conn(c.peer.ID) != c {
+		if c.gone {
 			return
 		}
 	}
@@ -210,19 +220,24 @@ func (m *Machine) expireAsks() {
 	})
 }
 
-// fromLink takes one link message.
-func (m *Machine) fromLink(e FromLink) {
+// fromLink takes one link message, and returns the connection it came from if
+// that is still there.
+func (m *Machine) fromLink(e FromLink) *conn {
 	c := m.conn(e.ID)
 	if c == nil || len(e.Data) == 0 {
-		return
+		return nil
 	}
-	if !m.dispatch(c, wire.Type(e.Data[0]), e.Data[1:]) {
-		return
+	understood := m.dispatch(c, wire.Type(e.Data[0]), e.Data[1:])
+	if c.gone {
+		return nil
 	}
-	c.heard = m.now
-	if c.out == 0 && m.conn(e.ID) == c {
-		c.ping = m.now + m.interval(c)
+	if understood {
+		c.heard = m.now
+		if c.out == 0 {
+			c.ping = m.now + m.interval(c)
+		}
 	}
+	return c
 }
 
 // interval is the quiet time before a Ping.
