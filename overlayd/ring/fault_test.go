@@ -241,3 +241,48 @@ func TestContactKnownByEndpointOnly(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTrafficFindsTheDead lets 30 % of a ring die and looks keys up at once, as
+// core does: up to three attempts, each by another first hop, half a second and
+// a second after the one before. Nobody has had a Ping to lose yet: it is the
+// traffic that has connections tried.
+func TestTrafficFindsTheDead(t *testing.T) {
+	l := grown(t, 15, runs(120, 400))
+	l.run(30 * time.Second)
+	for i, id := range l.order {
+		if i%10 < 3 && i > 0 {
+			l.kill(l.nodes[id])
+		}
+	}
+	const keys = 600
+	members := l.members()
+	reached := make([]bool, keys)
+	l.delivered = func(n *node, r wire.Routed, hops int) {
+		if r.Payload == wire.TypeGet && l.nearest(r.To.ID) == n {
+			reached[r.RPC] = true
+		}
+	}
+	for i := range keys {
+		key, from := l.id(), members[l.rng.IntN(len(members))]
+		begin := time.Duration(l.rng.Int64N(int64(4 * time.Second)))
+		for try, after := range []time.Duration{0, 500 * time.Millisecond, 1500 * time.Millisecond} {
+			l.at(begin+after, func() {
+				if !reached[i] {
+					l.do(from, Route{To: wire.Target{ID: key}, RPC: uint32(i), Type: wire.TypeGet, Try: try})
+					l.rearm(from)
+				}
+			})
+		}
+	}
+	l.run(7 * time.Second)
+	n := 0
+	for _, ok := range reached {
+		if ok {
+			n++
+		}
+	}
+	t.Logf("%d of %d keys reached in the first seconds after 30 %% died", n, keys)
+	if n < keys*97/100 {
+		t.Errorf("%d of %d keys reached", n, keys)
+	}
+}

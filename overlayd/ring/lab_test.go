@@ -329,6 +329,7 @@ func (l *lab) send(n *node, to nodeid.ID, data []byte) {
 			}
 			next, verdict := peer.NextHop(&r.Header)
 			l.forward(peer, r, next, verdict, wire.MaxTTL-int(r.TTL))
+			l.rearm(peer)
 		})
 	}
 }

@@ -77,7 +77,8 @@ const (
 	maxRTO      = 3 * time.Second
 	firstRTO    = time.Second // before a round trip was measured
 	juryTime    = 4 * time.Second
-	probes      = 3 // unanswered Pings until a session counts as silent
+	trustFor    = time.Second // traffic takes a connection for alive that was heard so lately
+	probes      = 3           // unanswered Pings until a session counts as silent
 	askNear     = 500 * time.Millisecond
 	askFar      = 30 * time.Second // between two readings of a far peer's list
 	roleGrace   = 3 * time.Second  // a session without role lives this long

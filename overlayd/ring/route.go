@@ -6,7 +6,8 @@ import (
 )
 
 // NextHop says where a Routed message that arrived goes, and changes the
-// header to what the next hop is to get. It does not allocate.
+// header to what the next hop is to get. It does not allocate. It may bring
+// NextDeadline forward: see use.
 //
 // Distances are between the first 64 bits of IDs. Let d be this node's
 // distance from the destination, P the promise in the header, and of each
@@ -128,7 +129,7 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 	}
 	if exact {
 		if c := m.conn(to); c != nil && !contains(used, to) {
-			return to, Forward
+			return m.use(c), Forward
 		}
 	}
 	if m.phase != OnRing {
@@ -161,13 +162,23 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 	switch {
 	case ahead != nil && least < own && (least < h.Promise || !m.rules.promise):
 		h.Promise = least
-		return ahead.peer.ID, Forward
+		return m.use(ahead), Forward
 	case nearest != nil:
-		return nearest.peer.ID, Forward
+		return m.use(nearest), Forward
 	case exact:
 		return nodeid.ID{}, NoRoute
 	}
 	return m.cfg.ID, Deliver
+}
+
+// use has a connection tried that traffic is about to take and nothing was heard
+// from of late: its Ping is due at once.
+func (m *Machine) use(c *conn) nodeid.ID {
+	if c.out == 0 && m.now-c.heard > trustFor {
+		c.ping = min(c.ping, m.now)
+		m.connDue, m.deadline = min(m.connDue, m.now), min(m.deadline, m.now)
+	}
+	return c.peer.ID
 }
 
 // ownPlace says that a node looks for its own place on the ring: it is to be
