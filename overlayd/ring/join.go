@@ -305,14 +305,16 @@ func (m *Machine) trimHints() {
 }
 
 // placed says that the nearest on each side that this node has heard of is
-// connected, so that its list is as good as theirs.
+// connected, so that its list is as good as theirs. Who was not reached does not
+// count: whether this node is a member is for its predecessor to say, who knows
+// whether somebody lies between them.
 func (m *Machine) placed() bool {
 	if len(m.list.Succs) == 0 || len(m.list.Preds) == 0 {
 		return false
 	}
 	s, p := m.list.Succs[0].ID, m.list.Preds[0].ID
 	for _, h := range m.hints {
-		if m.nearer(h.ID, s, true) || m.nearer(h.ID, p, false) {
+		if (m.nearer(h.ID, s, true) || m.nearer(h.ID, p, false)) && !m.held(h.ID) {
 			return false
 		}
 	}

@@ -90,7 +90,7 @@ const (
 	helloSize   = 1200 // a padded first message, or a chain of certificates
 	checkSize   = 64
 	helloTries  = 5
-	callTries   = 4
+	callTries   = 3
 	checkTries  = 15 // 5 s
 	relayAfter  = 7  // rounds of checks: 325 ms
 	maxSeen     = 3
