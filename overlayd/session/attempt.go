@@ -139,7 +139,7 @@ func finishSize(p *payload) int {
 }
 
 // resend sends what an attempt waits for an answer to, and waits twice as long
-// as before.
+// as before, but over the ring no less than a way there and back takes.
 func (m *Machine) resend(now time.Time, a *attempt) {
 	if a.finish == nil {
 		m.send(a.open.Via, slices.Clone(a.first))
@@ -147,7 +147,11 @@ func (m *Machine) resend(now time.Time, a *attempt) {
 	for _, d := range a.finish {
 		m.send(a.open.Via, slices.Clone(d))
 	}
-	a.deadline = now.Add(firstRetry << a.tried)
+	wait := firstRetry << a.tried
+	if !a.open.Via.IsDirect() {
+		wait = max(wait, ringRetry)
+	}
+	a.deadline = now.Add(wait)
 	a.tried++
 	m.stale = true
 }

@@ -38,7 +38,8 @@ const (
 	rekeyResponder = 110 * time.Second // and the other when that did not happen
 	tries          = 5                 // of a message that is not answered
 	firstRetry     = 100 * time.Millisecond
-	maxCookies     = 3 // that one attempt follows
+	ringRetry      = 300 * time.Millisecond // at least, over the ring: several hops each way
+	maxCookies     = 3                      // that one attempt follows
 	halfOpenLife   = 4 * time.Second
 	watchEvery     = 5 * time.Second // ends of certificates are looked at
 	recheckBatch   = 64              // peers verified again in one go
