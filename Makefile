@@ -26,7 +26,7 @@ PACKAGES_BASE := ca-certificates debian-archive-keyring mmdebstrap uidmap
 PACKAGES_BOOT := qemu-system-x86 seabios ovmf
 PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs squashfs-tools genisoimage \
 	cpio openssl openssh-client procps iproute2 iputils-ping nftables util-linux systemd systemd-container \
-	libvirt-clients libxml2-utils
+	libvirt-clients libxml2-utils gpg gpgv gpg-agent
 
 .DEFAULT_GOAL := help
 .PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image update clean
