@@ -114,13 +114,13 @@ func (f *imageFlags) addPackages(ctx context.Context, im *image, b *base.Base, s
 		return err
 	}
 	s.lock = lock
-	path, there := a.Layer(lock)
-	if !there && f.planning {
+	if _, there := a.Layer(lock); !there && f.planning {
 		s.missing = &plan.Layer{Name: moduleName(0), Size: a.Guess(lock), What: "module " + base.PackagesModule + aGuess}
 		s.download = a.Missing(lock)
 		return nil
 	}
-	if path, err = a.Install(ctx, lock); err != nil {
+	path, err := a.Install(ctx, lock)
+	if err != nil {
 		return err
 	}
 	m, err := layer.Open(path)

@@ -76,7 +76,6 @@ type writer struct {
 	frags    []byte // the fragment table
 	inodes   meta
 	dirs     meta
-	export   []uint64 // inode number - 1 -> reference
 	xattrs   map[string]uint32
 	xattrKV  meta
 	xattrIDs []byte

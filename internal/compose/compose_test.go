@@ -135,10 +135,7 @@ func TestLoaderCache(t *testing.T) {
 		}
 		return keep
 	}
-	var want []string
-	for _, l := range list("-p") {
-		want = append(want, l)
-	}
+	want := list("-p")
 	var got []string
 	for _, l := range list("-p", "-C", name) {
 		if !strings.Contains(l, "libgrid") {
