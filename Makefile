@@ -3,7 +3,7 @@
 SHELL    := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 CACHE    := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/grid-appliance
-PROGRAMS := builder firstboot firstboot/initrd overlayd condorconf
+PROGRAMS := builder firstboot firstboot/initrd overlayd condorconf grid
 BIN      := bin
 SUDO     := $(if $(filter 0,$(shell id -u)),,sudo)
 
@@ -24,12 +24,12 @@ GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags='-s -w -b
 # What each step installs when it is missing (Debian and Ubuntu names).
 PACKAGES_BASE := ca-certificates debian-archive-keyring mmdebstrap uidmap
 PACKAGES_BOOT := qemu-system-x86 seabios ovmf
-PACKAGES_TEST := gcc libc6-dev git qemu-utils gdisk dosfstools mtools e2fsprogs squashfs-tools genisoimage \
-	cpio openssl openssh-client procps iproute2 iputils-ping nftables util-linux systemd systemd-container \
-	libvirt-clients libxml2-utils gpg gpgv gpg-agent
+PACKAGES_TEST := gcc libc6-dev git qemu-utils ethtool gdisk dosfstools mtools e2fsprogs squashfs-tools genisoimage xorriso \
+	cpio openssl openssh-client procps iproute2 iputils-ping iperf3 avahi-daemon openssh-server nftables util-linux systemd systemd-container \
+	libvirt-clients libxml2-utils bind9-dnsutils gpg gpgv gpg-agent miniupnpd miniupnpd-nftables
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image update clean
+.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image bench-overlay nat vm-grid update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -55,13 +55,16 @@ demo: programs ## a grid to try, in demo/
 	@[ -e demo/standalone.img ] || $(BIN)/builder floppy new --role standalone -o demo/standalone.img
 
 # Checks and fuzzing come first, so that the last lines are the test runner's.
-# builder's tests, which boot machines and wait for them, have the processors
-# to themselves: simulations beside them would starve the machines.
+# firstboot's and builder's tests, which boot machines and wait for them, and
+# overlayd's, which measure, have the processors to themselves: simulations beside
+# them would starve the machines. overlayd's run programs that are built without -race.
 TEST = $(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local REQUIRE=$(REQUIRE) \
 	GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -race -timeout 60m $(TESTFLAGS)
 test: base check fuzz ## install what tests need, run them all
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
-	@$(TEST) $$($(GO) list ./... | grep -v '/builder$$')
+	@$(TEST) $$($(GO) list ./... | grep -v '/builder$$\|/firstboot$$\|/overlayd$$')
+	@$(TEST) ./firstboot
+	@$(subst -race,,$(TEST)) ./overlayd
 	@$(TEST) ./builder
 
 check: cross ## gofmt, go vet, staticcheck, go.mod as it should be, builder for Windows and macOS
@@ -76,10 +79,15 @@ cross: ## compile builder for Windows and macOS, amd64 and arm64
 	@for os in windows darwin; do for arch in amd64 arm64; do \
 		GOOS=$$os GOARCH=$$arch CGO_ENABLED=0 $(GO) build -o /dev/null ./builder || { echo "cross: $$os/$$arch does not compile"; exit 1; }; done; done
 
+vm-grid: base ## one grid of the real image's machines, under QEMU: docs/one-machine.md
+	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
+	@$(TEST) -v -count=1 -run '^TestVMGrid$$' ./builder
+
 unit: ## the tests that need nothing but Go
 	@$(GO) test -race $(TESTFLAGS) ./...
 
 fuzz: ## every fuzz target for FUZZTIME each
+	@make/install $(PACKAGES_TEST)
 	@make/fuzz $(GO) $(FUZZTIME)
 
 test-long: base ## soaks and long simulations besides all tests
@@ -92,23 +100,46 @@ bench-image: base demo ## bases, images and boots, timed beside a stock Debian
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local $(GO) run ./builder/imagebench --picture docs/bench-image.svg
 
+# ROUNDS is how many rounds make bench-overlay measures; BENCH_ONLY, a pattern
+# like cable/(overlayd|wireguard-go)$$, leaves contenders out.
+ROUNDS   ?= 3
+bench-overlay: export BENCH_DIR := $(CURDIR)/out/bench-overlay
+bench-overlay: export BENCH_DOCUMENT := $(CURDIR)/docs/bench-overlay.md
+# Wants the machine for itself, about twenty minutes, and root.
+bench-overlay: ## overlayd beside wireguard-go, nebula and tinc, and docs/bench-overlay.md
+	@make/install $(PACKAGES_TEST) nebula tinc
+	@rm -rf $(BENCH_DIR)
+	@for round in $$(seq $(ROUNDS)); do \
+		$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local BENCH_DIR=$(BENCH_DIR) BENCH_ONLY="$$BENCH_ONLY" \
+			$(GO) test -count=1 -timeout 1h -run '^TestBench$$' -v ./overlayd/bench | grep -v '^=== '; done
+	@$(GO) test -count=1 -run '^TestReport$$' -v ./overlayd/bench | grep -v '^=== '
+
 # NODES is how many machines make sim runs, COARSE how many without datagrams. SIM names runs (steady, nat, churn,
 # massacre, split, flash, coarse, watch; also weibull, all-nat, wild) to make
 # anew; without it those are made that have no result in out/sim yet, so a set
-# that was killed goes on. DOCUMENT gets the tables and plots.
+# that was killed goes on. DOCUMENT gets the tables and plots; with SMALLER=1
+# also of runs with fewer machines than NODES, which it then names.
 NODES    ?= 10000
 COARSE   ?= 100000
 SIM      ?=
+SMALLER  ?=
 DOCUMENT ?= docs/simulation.md
 sim: export SIM_DIR := $(CURDIR)/out/sim
 sim: export SIM_NODES = $(NODES)
 sim: export SIM_COARSE = $(COARSE)
 sim: export SIM_DOCUMENT = $(abspath $(DOCUMENT))
+sim: export SIM_SMALLER = $(SMALLER)
 sim: export SIM := $(SIM)
 
 sim: ## whole overlays of NODES machines in virtual time, and docs/simulation.md; hours; SIM=churn for one run
 	@$(GO) test -p 1 -count=1 -timeout 48h -run '^(TestSim|TestCoarse|TestWatch)$$' -v ./overlayd/ring ./overlayd/sim/scenario ./overlayd/sim/watch | grep -v '^=== '
 	@$(GO) test -count=1 -run '^TestWriteDocument$$' -v ./overlayd/sim/report | grep -v '^=== '
+
+# Every pair of NATs, and docs/nat.md.
+nat: programs ## machines behind NATs meet: who reaches whom, how soon, what is lost; docs/nat.md
+	@make/install $(PACKAGES_TEST)
+	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local LONG=1 NAT_DOCUMENT=$(CURDIR)/docs/nat.md \
+		$(GO) test -count=1 -run '^TestNATPairs$$' -v ./overlayd | grep -v '^=== '
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

@@ -67,7 +67,7 @@ EXIT STATUS
 	f.StringVar(&locked, "locked", "", "build exactly the packages of this base.lock")
 	f.StringVar(&mirror, "mirror", "", "root of the Debian mirror to use")
 	f.StringVar(&suite, "suite", base.DefaultSuite, "release of Debian")
-	f.StringVar(&programs, "programs", "", "folder of condorconf, firstboot, initrd, overlayd (default the builder's own)")
+	f.StringVar(&programs, "programs", "", "folder of condorconf, firstboot, grid, initrd, overlayd (default the builder's own)")
 	f.StringVarP(&out, "output", "o", "", "also copy the base into this folder")
 	f.BoolVar(&asJSON, "json", false, "progress as JSON lines on stderr, the result as JSON on stdout")
 	store := storeFlag(cmd)

@@ -116,6 +116,7 @@ func TestFloppyShow(t *testing.T) {
     "condor.group": "",
     "condor.masters": "discover",
     "condor.owner-preempts": true,
+    "condor.serves": [],
     "condor.slots": 0,
     "condor.user": "",
     "machine.console": "login",

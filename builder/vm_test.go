@@ -164,7 +164,7 @@ func openOutside(ss string) []string {
 		_, device, _ := strings.Cut(strings.Trim(host, "[]"), "%")
 		switch {
 		case strings.HasPrefix(host, "127."), host == "[::1]", device == "lo", device == "tapipop", strings.HasPrefix(host, "10.250."):
-		case f[0] == "udp" && port == "4242":
+		case f[0] == "udp" && (port == "4242" || port == "4244"): // the overlay, and its beacons on the LAN
 		case f[0] == "udp" && device == "eth0" && (port == "68" || port == "546"):
 		default:
 			open = append(open, line)

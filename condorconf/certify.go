@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
+	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,42 +19,60 @@ import (
 	"gridappliance/condorconf/tree"
 	"gridappliance/credential"
 	"gridappliance/floppy"
+	"gridappliance/internal/diag"
+	"gridappliance/internal/sysrun"
 )
+
+// retry is how long after a renewal that failed the next is tried.
+const retry = 5 * time.Minute
 
 // certify adds HTCondor's root and this machine's certificate and key to the
 // files. The ones in the tree are kept as they are while they are this
-// machine's and valid, on a master while at least half of their life is left.
-// Else a master makes new ones, and any other machine waits to be given some.
-func (d *decision) certify(f *floppy.Floppy, rootPEM []byte, now time.Time) error {
+// machine's, valid, and at least half of their life is left; then a master
+// signs its own key anew, and any other machine has a master sign it.
+//
+// A certificate that cannot be renewed serves to its end, except where every
+// master refuses: then it is withdrawn, and HTCondor stops.
+func (d *decision) certify(ctx context.Context, o options, f *floppy.Floppy, rootPEM []byte, now time.Time) error {
 	cert, key, err := d.installed()
 	if err != nil {
 		return err
 	}
-	master := d.machine.Role == floppy.RoleMaster
 	leaf, reason := d.trusted(cert, key, rootPEM, now)
-	if reason == nil && master && now.After(half(leaf)) {
-		reason = errors.New("less than half of its life is left")
-	}
-	if reason != nil && master {
-		if cert, key, err = d.issue(f, now); err != nil {
-			return err
+	if reason != nil || now.After(half(leaf)) {
+		if reason != nil {
+			key = nil // whose it was counts no more
 		}
-		leaf, reason = d.trusted(cert, key, rootPEM, now)
+		newCert, newKey, failed := d.obtain(ctx, o, f, key, now)
+		if failed == nil {
+			newLeaf, unusable := d.trusted(newCert, newKey, rootPEM, now)
+			if failed = unusable; failed == nil {
+				leaf, reason, cert, key = newLeaf, nil, newCert, newKey
+			}
+		}
+		switch master := d.machine.Role == floppy.RoleMaster; {
+		case failed == nil:
+		case master && reason != nil:
+			return fmt.Errorf("%s: the issuer's certificate is not good for this master: %w", f.Name, failed)
+		case reason != nil && cert != nil:
+			reason = fmt.Errorf("%w (the one there: %w)", failed, reason)
+		case reason != nil || errors.Is(failed, fs.ErrPermission):
+			reason = failed
+		default:
+			d.renew = now.Add(retry)
+		}
 	}
 	d.files = append(d.files, tree.File{Path: pool.CAFile, Mode: 0o644, Data: rootPEM})
-	switch {
-	case reason == nil:
-		d.renew = half(leaf)
-		d.files = append(d.files,
-			tree.File{Path: pool.KeyFile, Mode: 0o600, Data: key},
-			tree.File{Path: pool.CertFile, Mode: 0o644, Data: cert})
-	case master:
-		return fmt.Errorf("%s: the issuer's certificate is not good for this master: %w", f.Name, reason)
-	case cert == nil && key == nil:
-		d.waiting = "no HTCondor certificate has been issued to this " + string(d.machine.Role) + " yet"
-	default:
-		d.waiting = "the HTCondor certificate in /" + pool.CertFile + " cannot be used: " + reason.Error()
+	if reason != nil {
+		d.waiting = "no HTCondor certificate for this " + string(d.machine.Role) + ": " + reason.Error()
+		return nil
 	}
+	if d.renew.IsZero() {
+		d.renew = half(leaf)
+	}
+	d.files = append(d.files,
+		tree.File{Path: pool.KeyFile, Mode: 0o600, Data: key},
+		tree.File{Path: pool.CertFile, Mode: 0o644, Data: cert})
 	return nil
 }
 
@@ -66,16 +88,50 @@ func (d *decision) installed() (cert, key []byte, err error) {
 	return cert, key, nil
 }
 
-// issue makes a certificate with the master's own issuer.
-func (d *decision) issue(f *floppy.Floppy, now time.Time) (cert, key []byte, err error) {
-	_, secret, chain, err := credential.IssueCondor(f.IssuerCert, f.IssuerKey, credential.CondorRequest{
-		Grid: d.machine.Grid, Group: d.machine.Group, Role: credential.Role(d.machine.Role),
-		Name: d.machine.Name, Addresses: []netip.Addr{d.machine.Net.Addr()}, Now: now,
-	})
+// obtain has a certificate signed for the key there is, so that renewing
+// replaces one file, or for a new key where there is none. The error wraps
+// fs.ErrPermission when this machine may not have one.
+func (d *decision) obtain(ctx context.Context, o options, f *floppy.Floppy, keyPEM []byte, now time.Time) (cert, key []byte, err error) {
+	private, err := credential.ParseKey(keyPEM)
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", f.Name, err)
+		if private, err = credential.NewKey(); err != nil {
+			return nil, nil, err
+		}
 	}
-	return chain, secret, nil
+	if key, err = credential.FormatKey(private); err != nil {
+		return nil, nil, err
+	}
+	if d.machine.Role == floppy.RoleMaster {
+		cert, err = credential.IssueCondor(f.IssuerCert, f.IssuerKey, credential.CondorRequest{
+			Grid: d.machine.Grid, Group: d.machine.Group, Role: credential.Role(d.machine.Role),
+			Name: d.machine.Name, Addresses: []netip.Addr{d.machine.Net.Addr()}, Key: &private.PublicKey, Now: now,
+		})
+		return cert, key, err
+	}
+	if o.sign == nil {
+		return nil, nil, errors.New("a master is yet to be asked")
+	}
+	request, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, private)
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err = o.sign(ctx, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: request}))
+	return cert, key, err
+}
+
+// askMasters has overlayd, which is a member of the grid where condorconf is
+// not, put the request to the masters.
+func (o options) askMasters(ctx context.Context, request []byte) ([]byte, error) {
+	r, err := sysrun.Run(ctx, sysrun.Command{Name: o.overlayd, Stdin: bytes.NewReader(request),
+		Args: []string{"credential", "--floppy", o.floppy, "--control", o.control}})
+	var failed *sysrun.Error
+	switch {
+	case errors.As(err, &failed) && failed.Exit == diag.ExitDenied:
+		return nil, fmt.Errorf("%w: %s", fs.ErrPermission, failed.Stderr)
+	case errors.As(err, &failed) && failed.Stderr != "":
+		return nil, errors.New(failed.Stderr)
+	}
+	return r.Stdout, err
 }
 
 // trusted returns the leaf when HTCondor on any machine of the grid would

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -23,6 +24,11 @@ type options struct {
 	status  string // file with a control.Status instead of overlayd; "" asks overlayd
 	control string // overlayd's socket
 	json    bool
+
+	overlayd string // program that puts a request to the masters
+	// sign returns the certificate and its issuer's for a request, both in PEM;
+	// nil for a verb that only looks.
+	sign func(ctx context.Context, request []byte) ([]byte, error)
 }
 
 func (o *options) flags(c *cobra.Command) {
@@ -77,7 +83,8 @@ func newPlanCommand() *cobra.Command {
 		Use:   "plan",
 		Short: "print what write would change",
 		Long: `plan prints each file that write would create, change or remove, with the lines
-that go and come, and the units that would be started, restarted or stopped.
+that go and come, and the units that would be started, reloaded, restarted or
+stopped.
 Keys are not printed. Nothing is written.`,
 		Example: "  condorconf plan\n  condorconf plan --root /mnt/image --floppy alice.img --status status.json --json",
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -104,13 +111,16 @@ func newWriteCommand() *cobra.Command {
 		Short: "write what differs, print which units to start and restart",
 		Long: `write makes the files be what plan prints. Each is replaced in one step; equal
 bytes are not written; files of an earlier role are removed. It prints the units
-to stop, restart and start, in that order, and when to call it again so that the
+to stop, reload, restart and start, in that order, and when to call it again so that the
 HTCondor certificate is renewed. A renewed certificate restarts nothing.
+
+A worker or client has a master sign its certificate, by overlayd credential.
 
 EXIT STATUS
   4 when the files may not be written, 5 without a virtual address`,
 		Example: "  condorconf write\n  condorconf write --json",
 		RunE: func(c *cobra.Command, _ []string) error {
+			o.sign = o.askMasters
 			d, err := o.decide(c.Context(), time.Now())
 			if err != nil {
 				return err
@@ -130,6 +140,7 @@ EXIT STATUS
 		},
 	}
 	o.flags(c)
+	c.Flags().StringVar(&o.overlayd, "overlayd", "/usr/lib/grid/overlayd", "the `program` that asks a master for HTCondor's certificate")
 	return c
 }
 
@@ -178,14 +189,19 @@ func printJSON(w io.Writer, v any) error {
 }
 
 // Result is what write has done and what its caller must do now, in the order
-// stop, restart, start. Lists are never null.
+// stop, reload, restart, start. Lists are never null.
 type Result struct {
 	Changed []string `json:"changed"` // absolute paths written or removed
+	Reload  []string `json:"reload"`  // units to reload: they take a changed file in while they run
 	Restart []string `json:"restart"` // units to restart: they read a changed file only when they start
 	Start   []string `json:"start"`   // units that should run
 	Stop    []string `json:"stop"`    // units that should not
 	Renew   string   `json:"renew"`   // when to call write again for the certificate, RFC 3339; "" never
 	Waiting string   `json:"waiting"` // why HTCondor is not among Start; "" when it is
+
+	// Offer is a master's, to be published as the record service/collector
+	// while its collector answers.
+	Offer *pool.Offer `json:"offer,omitempty"`
 }
 
 // String returns the result for reading.
@@ -197,7 +213,7 @@ func (r Result) String() string {
 	for _, l := range []struct {
 		verb  string
 		units []string
-	}{{"stop", r.Stop}, {"restart", r.Restart}, {"start", r.Start}} {
+	}{{"stop", r.Stop}, {"reload", r.Reload}, {"restart", r.Restart}, {"start", r.Start}} {
 		if len(l.units) > 0 {
 			fmt.Fprintf(&b, "%s %s\n", l.verb, strings.Join(l.units, " "))
 		}

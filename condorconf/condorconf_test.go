@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
+	"crypto/ecdsa"
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/netip"
@@ -119,7 +122,7 @@ func TestMasterWrites(t *testing.T) {
 	first := b.write()
 	want := []string{
 		"0755 etc/auto.ganfs", "0644 etc/auto.master.d/ganfs.autofs",
-		"0644 etc/condor/config.d/10-grid-network.conf", "0644 etc/condor/config.d/20-grid-security.conf",
+		"0644 etc/condor/config.d/10-grid-network.conf", "0644 etc/condor/config.d/15-grid-masters.conf", "0644 etc/condor/config.d/20-grid-security.conf",
 		"0644 etc/condor/config.d/30-grid-role.conf", "0644 etc/condor/config.d/50-grid-tune.conf",
 		"0644 etc/condor/grid/ca.crt", "0644 etc/condor/grid/mapfile", "0644 etc/condor/grid/node.crt", "0600 etc/condor/grid/node.key",
 	}
@@ -134,7 +137,8 @@ func TestMasterWrites(t *testing.T) {
 		t.Errorf("renew %q (%v), want half of a day from an hour ago", first.Renew, err)
 	}
 	second := b.write()
-	want2 := Result{Changed: []string{}, Restart: []string{}, Start: first.Start, Stop: first.Stop, Renew: first.Renew}
+	want2 := Result{Changed: []string{}, Reload: []string{}, Restart: []string{}, Start: first.Start, Stop: first.Stop, Renew: first.Renew,
+		Offer: &pool.Offer{Master: "C250000002.ipop", Pool: []string{"C250000002.ipop"}}}
 	if diff := cmp.Diff(want2, second); diff != "" {
 		t.Errorf("second write (-want +got):\n%s", diff)
 	}
@@ -157,7 +161,7 @@ func TestRenewal(t *testing.T) {
 		want []string
 	}{
 		{half(leaf).Add(-time.Second), []string{}},
-		{half(leaf).Add(time.Second), []string{"/" + pool.KeyFile, "/" + pool.CertFile}},
+		{half(leaf).Add(time.Second), []string{"/" + pool.CertFile}}, // in one step: the key stays
 		{leaf.NotAfter.Add(time.Hour), []string{"/" + pool.KeyFile, "/" + pool.CertFile}},
 	} {
 		d, err := o.decide(t.Context(), c.now)
@@ -172,6 +176,118 @@ func TestRenewal(t *testing.T) {
 			t.Errorf("a certificate restarts %v", r.Restart)
 		}
 		d.Close()
+	}
+}
+
+// TestMemberCertificate follows a client's certificate through its life, with
+// the master's part played by a function.
+func TestMemberCertificate(t *testing.T) {
+	grid := newGrid(t, 1)
+	start := time.Now()
+	refused := fmt.Errorf("%w: revoked", fs.ErrPermission)
+	silent := errors.New("no master answers")
+	for _, c := range []struct {
+		name    string
+		first   error // of the first request, nil: signed
+		at      time.Duration
+		then    error // of a later one
+		asked   int   // requests in all
+		waiting string
+		changed []string
+		renew   time.Duration // since start, 0: not looked at
+	}{
+		{"kept while fresh", nil, 11*time.Hour - time.Minute, silent, 1, "", []string{}, 11 * time.Hour},
+		{"renewed at half, with its key", nil, 11*time.Hour + time.Minute, nil, 2, "", []string{"/" + pool.CertFile}, 22*time.Hour + time.Minute},
+		{"kept when nobody renews it", nil, 12 * time.Hour, silent, 2, "", []string{}, 12*time.Hour + 5*time.Minute},
+		{"withdrawn when every master refuses", nil, 12 * time.Hour, refused, 2, "revoked", []string{"/" + pool.KeyFile, "/" + pool.CertFile}, 0},
+		{"withdrawn at its end", nil, 24 * time.Hour, silent, 2, "no master answers", []string{"/" + pool.KeyFile, "/" + pool.CertFile}, 0},
+		{"asked for again when the first request failed", silent, time.Second, nil, 2, "", []string{"/" + pool.KeyFile, "/" + pool.CertFile}, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			b := newBox(t)
+			b.insert(grid, floppy.RoleClient, "10.250.0.18")
+			asked, answer, now := 0, c.first, start
+			o := options{floppy: b.floppy, root: b.root, status: b.status, sign: func(_ context.Context, request []byte) ([]byte, error) {
+				asked++
+				if answer != nil {
+					return nil, answer
+				}
+				return sign(t, grid, request, "C250000018.ipop", now), nil
+			}}
+			decide := func() Result {
+				d, err := o.decide(t.Context(), now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer d.Close()
+				if err := tree.Apply(d.root, d.changes); err != nil {
+					t.Fatal(err)
+				}
+				return d.result()
+			}
+			decide()
+			now, answer = start.Add(c.at), c.then
+			r := decide()
+			if asked != c.asked {
+				t.Errorf("a master was asked %d times, want %d", asked, c.asked)
+			}
+			if diff := cmp.Diff(c.changed, r.Changed); diff != "" {
+				t.Errorf("changed (-want +got):\n%s", diff)
+			}
+			if !strings.Contains(r.Waiting, c.waiting) || slices.Contains(r.Start, pool.CondorUnit) != (c.waiting == "") {
+				t.Errorf("%+v, want waiting with %q", r, c.waiting)
+			}
+			if renew, _ := time.Parse(time.RFC3339, r.Renew); c.renew > 0 && renew.Sub(start.Add(c.renew)).Abs() > 2*time.Second {
+				t.Errorf("renew %v, want %v", renew.Sub(start), c.renew)
+			}
+		})
+	}
+}
+
+// sign does the issuing service's part.
+func sign(t *testing.T, grid *credential.Grid, request []byte, name string, now time.Time) []byte {
+	t.Helper()
+	block, _ := pem.Decode(request)
+	if block == nil || block.Type != "CERTIFICATE REQUEST" {
+		t.Fatalf("no request: %q", request)
+	}
+	csr, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil || csr.CheckSignature() != nil {
+		t.Fatalf("request: %v, %v", err, csr.CheckSignature())
+	}
+	chain, err := credential.IssueCondor(grid.Material[0].IssuerCert, grid.Material[0].IssuerKey, credential.CondorRequest{
+		Grid: "archer", Group: "physics", Role: credential.RoleClient, Name: name, Key: csr.PublicKey.(*ecdsa.PublicKey), Now: now,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chain
+}
+
+// TestProgramAsksMasters: what the program says comes through, and its refusal
+// is told from its failure.
+func TestProgramAsksMasters(t *testing.T) {
+	for _, c := range []struct {
+		script string
+		want   string
+		denied bool
+	}{
+		{"cat", "request", false},
+		{"echo 'overlayd: revoked' >&2; exit 4", "overlayd: revoked", true},
+		{"echo 'overlayd: nobody answers' >&2; exit 1", "overlayd: nobody answers", false},
+	} {
+		program := filepath.Join(t.TempDir(), "overlayd")
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+c.script+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		out, err := options{overlayd: program}.askMasters(t.Context(), []byte("request"))
+		got := string(out)
+		if err != nil {
+			got = err.Error()
+		}
+		if !strings.Contains(got, c.want) || errors.Is(err, fs.ErrPermission) != c.denied {
+			t.Errorf("%s: %q, %v", c.script, out, err)
+		}
 	}
 }
 
@@ -286,8 +402,16 @@ func TestRefusals(t *testing.T) {
 func TestForeignCertificate(t *testing.T) {
 	grid := newGrid(t, 1)
 	issue := func(grid *credential.Grid, group, name string, now time.Time) (string, string) {
-		_, key, chain, err := credential.IssueCondor(grid.Material[0].IssuerCert, grid.Material[0].IssuerKey,
-			credential.CondorRequest{Grid: "archer", Group: group, Role: "client", Name: name, Now: now})
+		private, err := credential.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		chain, err := credential.IssueCondor(grid.Material[0].IssuerCert, grid.Material[0].IssuerKey,
+			credential.CondorRequest{Grid: "archer", Group: group, Role: "client", Name: name, Key: &private.PublicKey, Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		key, err := credential.FormatKey(private)
 		if err != nil {
 			t.Fatal(err)
 		}

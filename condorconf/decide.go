@@ -57,7 +57,7 @@ func (o options) decide(ctx context.Context, now time.Time) (*decision, error) {
 
 func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now time.Time) error {
 	in := pool.Input{
-		Role: f.Config.Machine.Role, Masters: f.Config.Condor.Masters, Flock: f.Config.Condor.Flock,
+		Role: f.Config.Machine.Role, Masters: f.Config.Condor.Masters, Serves: f.Config.Condor.Serves, Flock: f.Config.Condor.Flock,
 		OwnerPreempts: f.Config.Condor.OwnerPreempts, Slots: f.Config.Condor.Slots,
 		Export: f.Config.Share.Export, Autofs: f.Config.Share.Autofs, CPUs: runtime.NumCPU(),
 	}
@@ -70,7 +70,7 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 		return fmt.Errorf("%s: %w", f.Name, err)
 	}
 	if identity != nil { // not standalone
-		if err := join(ctx, o, f, identity, &in); err != nil {
+		if err := d.join(ctx, o, f, identity, &in); err != nil {
 			return err
 		}
 	}
@@ -90,7 +90,7 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 		d.files = append(d.files, tree.File(file))
 	}
 	if machine.Credential {
-		if err := d.certify(f, identity.Descriptor.CondorRootPEM(), now); err != nil {
+		if err := d.certify(ctx, o, f, identity.Descriptor.CondorRootPEM(), now); err != nil {
 			return err
 		}
 	}
@@ -100,7 +100,7 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 
 // join fills in what the credential and overlayd know, and holds that both
 // mean the same machine.
-func join(ctx context.Context, o options, f *floppy.Floppy, id *credential.Identity, in *pool.Input) error {
+func (d *decision) join(ctx context.Context, o options, f *floppy.Floppy, id *credential.Identity, in *pool.Input) error {
 	s, err := o.readStatus(ctx)
 	if err != nil {
 		return err
@@ -116,6 +116,12 @@ func join(ctx context.Context, o options, f *floppy.Floppy, id *credential.Ident
 		if s.Address.Masked().Contains(m.Address) { // one of another namespace cannot be reached
 			in.Roster = append(in.Roster, m.Name)
 		}
+	}
+	if in.Current, err = current(d.root); err != nil {
+		return err
+	}
+	if o.status == "" {
+		in.Offers = readOffers(ctx, control.Dial(o.control), s)
 	}
 	for _, c := range []struct{ what, floppy, overlayd string }{
 		{"grid", in.Grid, s.Grid}, {"group", in.Group, s.Group}, {"user", in.User, s.User}, {"role", string(in.Role), s.Role},
@@ -164,7 +170,7 @@ func jobAccounts(root *os.Root) (int, error) {
 
 // result returns what write reports.
 func (d *decision) result() Result {
-	r := Result{Changed: []string{}, Restart: []string{}, Waiting: d.waiting}
+	r := Result{Changed: []string{}, Reload: []string{}, Restart: []string{}, Waiting: d.waiting, Offer: d.machine.Offer}
 	r.Start, r.Stop = d.machine.Units()
 	if d.waiting != "" {
 		r.Start = slices.DeleteFunc(r.Start, func(u string) bool { return u == pool.CondorUnit })
@@ -173,10 +179,16 @@ func (d *decision) result() Result {
 	r.Start, r.Stop = append([]string{}, r.Start...), append([]string{}, r.Stop...)
 	for _, c := range d.changes {
 		r.Changed = append(r.Changed, "/"+c.Path)
-		if u := pool.RestartOf(c.Path); slices.Contains(r.Start, u) && !slices.Contains(r.Restart, u) {
-			r.Restart = append(r.Restart, u)
+		unit, reload := pool.ReaderOf(c.Path)
+		list := &r.Restart
+		if reload {
+			list = &r.Reload
+		}
+		if slices.Contains(r.Start, unit) && !slices.Contains(*list, unit) {
+			*list = append(*list, unit)
 		}
 	}
+	r.Reload = slices.DeleteFunc(r.Reload, func(u string) bool { return slices.Contains(r.Restart, u) })
 	if !d.renew.IsZero() {
 		r.Renew = d.renew.UTC().Format(time.RFC3339)
 	}

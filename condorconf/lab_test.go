@@ -68,6 +68,8 @@ type machine struct {
 	t      *testing.T
 	root   string
 	floppy string // image file
+	files  []floppy.File
+	role   floppy.Role
 	status string // file with overlayd's status; "" standalone
 	member control.Status
 }
@@ -154,8 +156,24 @@ func (l *lab) machine(name string, files []floppy.File, role floppy.Role) *machi
 	for _, d := range []string{"run/condor", "run/lock/condor", "var/log/condor", "var/spool/condor", "var/lib/condor/execute"} {
 		m.inside("install", "-d", "-o", "condor", "-g", "condor", "/"+d)
 	}
-	writeFloppy(l.t, m.floppy, fmt.Sprintf("version = 1\n[machine]\nrole = %q\n", role), files)
+	m.files, m.role = files, role
+	m.write("")
 	return m
+}
+
+// write gives the machine its floppy, with more lines of configuration.
+func (m *machine) write(more string) {
+	m.t.Helper()
+	writeFloppy(m.t, m.floppy, fmt.Sprintf("version = 1\n[machine]\nrole = %q\n%s\n", m.role, more), m.files)
+}
+
+// configure changes the table [condor] of the machine's floppy, and the files.
+func (m *machine) configure(condor string) {
+	m.t.Helper()
+	m.write("[condor]\n" + condor)
+	if m.role == floppy.RoleMaster {
+		m.condorconf("write")
+	}
 }
 
 func unmount(t *testing.T, dir string) {
@@ -241,18 +259,35 @@ func (m *machine) start() *netlab.Process {
 
 // kill ends all of a started HTCondor.
 func (m *machine) kill(p *netlab.Process) {
+	for _, pid := range m.inner(p) {
+		syscall.Kill(pid, syscall.SIGKILL)
+	}
+	p.Wait(10 * time.Second)
+}
+
+// inner returns the condor_master of a started HTCondor, nothing when it has
+// ended.
+func (m *machine) inner(p *netlab.Process) (pids []int) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.Pid()))
 	if err != nil {
-		return // it has ended
+		return nil
 	}
 	for _, child := range strings.Fields(string(text)) {
 		pid, err := strconv.Atoi(child)
 		if err != nil {
 			m.t.Fatal(err)
 		}
-		syscall.Kill(pid, syscall.SIGKILL)
+		pids = append(pids, pid)
 	}
-	p.Wait(10 * time.Second)
+	return pids
+}
+
+// reload tells a started HTCondor that its files have changed, as its unit does.
+func (m *machine) reload(p *netlab.Process) {
+	m.t.Helper()
+	for _, pid := range m.inner(p) {
+		syscall.Kill(pid, syscall.SIGHUP)
+	}
 }
 
 // until runs a program of the machine until its output contains text.

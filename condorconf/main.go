@@ -12,7 +12,8 @@
 //
 // A master makes its own HTCondor certificate with its ISSUER, valid for 24
 // hours, and a new one when less than half of that is left. Workers and clients
-// are given theirs; without one condorconf says so and leaves HTCondor off.
+// have a master sign theirs, which overlayd credential asks for; without one
+// condorconf says so and leaves HTCondor off.
 package main
 
 import (

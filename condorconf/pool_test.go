@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"gridappliance/credential"
 	"gridappliance/floppy"
 	"gridappliance/internal/need"
+	"gridappliance/internal/netlab"
 )
 
 func TestStandaloneRunsAJob(t *testing.T) {
@@ -119,15 +121,25 @@ func TestPool(t *testing.T) {
 	t.Run("a job's account submits nothing", func(t *testing.T) { client.refusesJobsOf("slot1") })
 	t.Run("machines cannot be forged", func(t *testing.T) { testForgery(t, master, client) })
 	t.Run("the group's job preempts another's", func(t *testing.T) { testPreemption(t, master, worker, client, other) })
+	t.Run("a drained machine ends its jobs and takes none", func(t *testing.T) { testDrain(t, worker, client) })
+	t.Run("a client that works takes its owner's jobs alone", func(t *testing.T) { testBusyClient(t, client, other) })
 }
 
 // certify puts a certificate from the first master's issuer into m, as the
 // issuing service will.
 func (l *lab) certify(m *machine) {
 	l.t.Helper()
-	_, key, chain, err := credential.IssueCondor(l.grid.Material[0].IssuerCert, l.grid.Material[0].IssuerKey, credential.CondorRequest{
-		Grid: "archer", Group: m.member.Group, Role: credential.Role(m.member.Role), Name: m.member.Name, Now: time.Now(),
+	private, err := credential.NewKey()
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	chain, err := credential.IssueCondor(l.grid.Material[0].IssuerCert, l.grid.Material[0].IssuerKey, credential.CondorRequest{
+		Grid: "archer", Group: m.member.Group, Role: credential.Role(m.member.Role), Name: m.member.Name, Key: &private.PublicKey, Now: time.Now(),
 	})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	key, err := credential.FormatKey(private)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -207,6 +219,89 @@ func testPreemption(t *testing.T, master, worker, client, other *machine) {
 	}
 }
 
+// testDrain drains a machine while a job runs there. Only its own root may.
+func testDrain(t *testing.T, worker, client *machine) {
+	there := fmt.Sprintf("requirements = Machine == %q", worker.Name)
+	client.queue("sleep 15; echo done", there)
+	client.until(40*time.Second, "\n2\n", "sh", "-c", "echo; condor_q -allusers -autoformat JobStatus")
+	if out, err := client.Try("chroot", client.root, "condor_drain", worker.Name); err == nil {
+		t.Errorf("a client drained another machine: %s", out)
+	}
+	worker.inside("condor_drain", worker.Name)
+	worker.until(30*time.Second, "Drained Retiring", "condor_status", worker.Name, "-autoformat", "State", "Activity")
+	worker.until(60*time.Second, "Drained Idle", "condor_status", worker.Name, "-autoformat", "State", "Activity")
+	log, err := os.ReadFile(filepath.Join(client.root, "home/griduser/job.log"))
+	if err != nil || !strings.Contains(string(log), "005 (") || strings.Contains(string(log), "004 (") {
+		t.Errorf("the job did not end in its own time (%v):\n%s", err, log)
+	}
+	client.queue("echo again", there)
+	if out, err := client.as("griduser", "condor_wait", "-wait", "15", "job.log"); err == nil {
+		t.Errorf("a drained machine took a job: %s", out)
+	}
+	worker.inside("condor_drain", "-cancel", worker.Name)
+	if out, err := client.as("griduser", "condor_wait", "-wait", "60", "job.log"); err != nil {
+		t.Errorf("the machine takes no jobs again: %v: %s\n%s", err, out, worker.logs())
+	}
+}
+
+// testBusyClient has a program run on a client that is no job.
+func testBusyClient(t *testing.T, client, other *machine) {
+	work := client.Start("sh", "-c", "while :; do :; done")
+	defer work.Wait(10 * time.Second)
+	defer work.Signal(syscall.SIGKILL)
+	client.until(3*time.Minute, "true", "condor_status", client.Name, "-autoformat", "TotalLoadAvg - TotalCondorLoadAvg > 0.6")
+	there := fmt.Sprintf("requirements = Machine == %q", client.Name)
+	other.queue("echo guest", there)
+	if got := client.submit("echo own", there); got != "own\n" {
+		t.Errorf("the owner's job said %q", got)
+	}
+	if out, err := other.as("griduser", "condor_wait", "-wait", "15", "job.log"); err == nil {
+		t.Errorf("a guest's job began: %s", out)
+	}
+	other.inside("condor_rm", "-all")
+}
+
+// TestOwnersActivity evaluates a client's policy with HTCondor's own evaluator
+// as condor_startd does.
+func TestOwnersActivity(t *testing.T) {
+	l := newLab(t, 1)
+	m := l.machine("client", nil, floppy.RoleStandalone)
+	expressions := map[string]string{}
+	for _, f := range goldenFiles(t, "pool/testdata/client.golden") {
+		for line := range strings.Lines(string(f.Data)) {
+			if name, value, ok := strings.Cut(line, " = "); ok {
+				expressions[name] = strings.TrimSpace(value)
+			}
+		}
+	}
+	const own, group, guest = `User = "griduser@physics"; GridUser = "alice"`, `User = "griduser@physics"; GridUser = "carol"`, `User = "griduser@chemistry"; GridUser = "alice"`
+	for _, c := range []struct {
+		what, machine, job, want string
+	}{
+		{"nobody is there", "KeyboardIdle = 301; TotalLoadAvg = 2.1; TotalCondorLoadAvg = 2.0; CurrentRank = 0.0", guest, "START CONTINUE"},
+		{"somebody was there lately", "KeyboardIdle = 100; TotalLoadAvg = 0.1; TotalCondorLoadAvg = 0.0; CurrentRank = 100.0", group, ""},
+		{"somebody types", "KeyboardIdle = 5; TotalLoadAvg = 0.1; TotalCondorLoadAvg = 0.0; CurrentRank = 100.0", group, "SUSPEND"},
+		{"somebody types, the job is the owner's", "KeyboardIdle = 5; TotalLoadAvg = 0.1; TotalCondorLoadAvg = 0.0; CurrentRank = 200.0", own, "START"},
+		{"the machine works", "KeyboardIdle = 9999; TotalLoadAvg = 2.1; TotalCondorLoadAvg = 1.0; CurrentRank = 0.0", guest, "SUSPEND"},
+		{"suspended for long", `KeyboardIdle = 5; TotalLoadAvg = 0.1; TotalCondorLoadAvg = 0.0; CurrentRank = 0.0; Activity = "Suspended"; EnteredCurrentActivity = time() - 601`, guest, "SUSPEND PREEMPT"},
+		{"suspended just now", `KeyboardIdle = 5; TotalLoadAvg = 0.1; TotalCondorLoadAvg = 0.0; CurrentRank = 0.0; Activity = "Suspended"; EnteredCurrentActivity = time() - 9`, guest, "SUSPEND"},
+		{"without what the machine measures", "CurrentRank = 0.0", guest, ""},
+	} {
+		m.put("tmp/my", "["+c.machine+`; GridUser = "alice"; GridGroup = "physics"]`)
+		m.put("tmp/target", "["+c.job+"]")
+		var holds []string
+		for _, name := range []string{"START", "SUSPEND", "CONTINUE", "PREEMPT"} {
+			out := m.inside("classad_eval", "-quiet", "-my-file", "/tmp/my", "-target-file", "/tmp/target", expressions[name])
+			if strings.TrimSpace(out) == "true" {
+				holds = append(holds, name)
+			}
+		}
+		if got := strings.Join(holds, " "); got != c.want {
+			t.Errorf("%s: %q, want %q", c.what, got, c.want)
+		}
+	}
+}
+
 // TestAddressChange: the new address reaches every file that names it, and
 // restarts what listens on it; the master's certificate is made anew.
 func TestAddressChange(t *testing.T) {
@@ -226,6 +321,55 @@ func TestAddressChange(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{pool.NFSUnit}, r.Restart); diff != "" {
 		t.Errorf("restart (-want +got):\n%s", diff)
+	}
+}
+
+// TestMovesToAnotherPool: a worker whose pool has died reports to another's
+// master, and the job that runs on it goes on.
+func TestMovesToAnotherPool(t *testing.T) {
+	l := newLab(t, 2)
+	first, second := l.master(0), l.master(1)
+	worker := l.person(floppy.RoleWorker, "physics", "alice", "10.250.0.17")
+	client := l.person(floppy.RoleClient, "physics", "alice", "10.250.0.18")
+	first.configure("masters = [\"" + first.member.Name + "\"]")
+	second.configure("masters = [\"" + second.member.Name + "\"]")
+	for _, m := range []*machine{worker, client} {
+		m.configure("masters = [\"" + first.member.Name + "\"]")
+		l.certify(m)
+	}
+	running := first.start()
+	second.start()
+	worker.condorconf("write")
+	client.condorconf("write")
+	onWorker, onClient := worker.start(), client.start()
+	first.until(30*time.Second, worker.Name, "condor_status", "-af", "Machine")
+	client.queue("sleep 25; echo done", `requirements = Machine == "C250000017.ipop"`)
+	first.until(40*time.Second, "griduser@physics", "condor_status", worker.Name, "-af", "RemoteUser")
+
+	first.kill(running)
+	for m, p := range map[*machine]*netlab.Process{worker: onWorker, client: onClient} {
+		m.configure("masters = [\"" + second.member.Name + "\"]")
+		r := m.condorconf("write")
+		if diff := cmp.Diff([]string{"/" + pool.MastersFile}, r.Changed); diff != "" {
+			t.Errorf("%s: changed (-want +got):\n%s", m.Name, diff)
+		}
+		if diff := cmp.Diff([]string{pool.CondorUnit}, r.Reload); diff != "" || len(r.Restart) > 0 {
+			t.Errorf("%s: restart %v, reload (-want +got):\n%s", m.Name, r.Restart, diff)
+		}
+		m.reload(p)
+	}
+	moved := time.Now()
+	second.until(time.Minute, worker.Name, "condor_status", "-af", "Machine")
+	t.Logf("the worker is in the other pool after %.1f s", time.Since(moved).Seconds())
+	if out, err := client.as("griduser", "condor_wait", "-wait", "90", "job.log"); err != nil {
+		t.Fatalf("the job: %v: %s\n%s", err, out, client.logs())
+	}
+	log, err := os.ReadFile(filepath.Join(client.root, "home/griduser/job.log"))
+	if err != nil || strings.Contains(string(log), "004 (") || strings.Count(string(log), "001 (") != 1 {
+		t.Errorf("the job did not run through (%v):\n%s", err, log)
+	}
+	if got := client.submit("echo next", `requirements = Machine == "C250000017.ipop"`); got != "next\n" {
+		t.Errorf("in the other pool a job said %q", got)
 	}
 }
 

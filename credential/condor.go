@@ -1,6 +1,8 @@
 package credential
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -35,22 +37,24 @@ type CondorRequest struct {
 	Role      Role         // worker, client or master
 	Name      string       // CN; with role and group HTCondor's <role>-<name>@<group>
 	Addresses []netip.Addr // masters only: whose host names stand in the SAN
+	Key       *ecdsa.PublicKey
 	Now       time.Time
 }
 
-// IssueCondor makes a key and a certificate with the subject
-// /O=<grid>/OU=<group>/OU=<role>/CN=<name>, signed by a master's ISSUER.CRT and
-// ISSUER.KEY, from an hour ago to 24 hours after that or to the issuer's end.
-// chainPEM is the certificate followed by the issuer's, as HTCondor's
-// AUTH_SSL_*_CERTFILE takes it. A certificate has a DNS name only when its role
-// is master, so that nobody else can be taken for the central manager.
-func IssueCondor(issuerCert, issuerKey []byte, req CondorRequest) (certPEM []byte, keyPEM Secret, chainPEM []byte, err error) {
+// IssueCondor makes a certificate with the subject
+// /O=<grid>/OU=<group>/OU=<role>/CN=<name> for the request's key, signed by a
+// master's ISSUER.CRT and ISSUER.KEY, from an hour ago to 24 hours after that
+// or to the issuer's end. It returns the certificate followed by the issuer's,
+// as HTCondor's AUTH_SSL_*_CERTFILE takes it. A certificate has a DNS name only
+// when its role is master, so that nobody else can be taken for the central
+// manager.
+func IssueCondor(issuerCert, issuerKey []byte, req CondorRequest) (chainPEM []byte, err error) {
 	by, err := openCondorIssuer(issuerCert, issuerKey, req)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	if err := req.check(); err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
 	b := blank{
 		subject:   req.subject(),
@@ -62,20 +66,13 @@ func IssueCondor(issuerCert, issuerKey []byte, req CondorRequest) (certPEM []byt
 		b.notAfter = by.cert.NotAfter
 	}
 	for _, addr := range req.Addresses {
-		b.dns = append(b.dns, hostName(addr))
+		b.dns = append(b.dns, HostName(addr))
 	}
-	key, err := NewKey()
+	cert, err := b.make(req.Key, by)
 	if err != nil {
-		return nil, nil, nil, err
+		return nil, err
 	}
-	cert, err := b.make(&key.PublicKey, by)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	if keyPEM, err = FormatKey(key); err != nil {
-		return nil, nil, nil, err
-	}
-	return Certificate(cert.Raw).PEM(), keyPEM, Chain{cert.Raw, by.cert.Raw}.PEM(), nil
+	return Chain{cert.Raw, by.cert.Raw}.PEM(), nil
 }
 
 func openCondorIssuer(issuerCert, issuerKey []byte, req CondorRequest) (signer, error) {
@@ -97,6 +94,9 @@ func openCondorIssuer(issuerCert, issuerKey []byte, req CondorRequest) (signer, 
 }
 
 func (r CondorRequest) check() error {
+	if r.Key == nil || r.Key.Curve != elliptic.P256() {
+		return fmt.Errorf("HTCondor credential: %w: a P-256 key is expected", ErrKey)
+	}
 	if err := CheckGrid(r.Grid); err != nil {
 		return err
 	}
@@ -135,11 +135,4 @@ func (r CondorRequest) subject() pkix.Name {
 		{Type: oidOrganizationalUnit, Value: string(r.Role)},
 		{Type: oidCommonName, Value: r.Name},
 	}}
-}
-
-// hostName is C, three octets and .ipop: overlayd/control's HostName states
-// the same rule for the parts that name machines.
-func hostName(addr netip.Addr) string {
-	b := addr.As4()
-	return fmt.Sprintf("C%03d%03d%03d.ipop", b[1], b[2], b[3])
 }

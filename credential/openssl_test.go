@@ -1,6 +1,9 @@
 package credential
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"net/netip"
@@ -122,14 +125,20 @@ func TestIssueCondor(t *testing.T) {
 			[]string{"C250000002.ipop"}},
 	} {
 		t.Run(string(tt.req.Role), func(t *testing.T) {
-			tt.req.Now = testTime
-			certPEM, keyPEM, chainPEM, err := IssueCondor(m.IssuerCert, m.IssuerKey, tt.req)
+			key := newTestKey(t)
+			tt.req.Now, tt.req.Key = testTime, &key.PublicKey
+			chainPEM, err := IssueCondor(m.IssuerCert, m.IssuerKey, tt.req)
 			if err != nil {
 				t.Fatal(err)
 			}
 			chain, err := ParseChain(chainPEM)
 			if err != nil || len(chain) != 2 {
 				t.Fatalf("chain of %d, %v", len(chain), err)
+			}
+			certPEM := Certificate(chain[0]).PEM()
+			keyPEM, err := FormatKey(key)
+			if err != nil {
+				t.Fatal(err)
 			}
 			if _, err := parseSigner(certPEM, keyPEM); err != nil {
 				t.Errorf("key and certificate: %v", err)
@@ -174,7 +183,11 @@ func TestIssueCondor(t *testing.T) {
 func TestIssueCondorRefuses(t *testing.T) {
 	w := newWorld(t)
 	m, other := w.grid.Material[0], w.grid.Material[1]
-	good := CondorRequest{Grid: "archer", Group: "physics", Role: RoleWorker, Name: "C250000017", Now: testTime}
+	good := CondorRequest{Grid: "archer", Group: "physics", Role: RoleWorker, Name: "C250000017", Key: &newTestKey(t).PublicKey, Now: testTime}
+	weak, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for name, tt := range map[string]struct {
 		change func(*CondorRequest)
 		want   error
@@ -188,28 +201,30 @@ func TestIssueCondorRefuses(t *testing.T) {
 		"slash in the name":         {func(r *CondorRequest) { r.Name = "a/OU=master/CN=b" }, ErrFormat},
 		"newline in the group":      {func(r *CondorRequest) { r.Group = "physics\nx" }, ErrFormat},
 		"worker with a host name":   {func(r *CondorRequest) { r.Addresses = []netip.Addr{netip.MustParseAddr("10.250.0.2")} }, ErrWrongRight},
+		"no key":                    {func(r *CondorRequest) { r.Key = nil }, ErrKey},
+		"another curve":             {func(r *CondorRequest) { r.Key = &weak.PublicKey }, ErrKey},
 		"issuer ended":              {func(r *CondorRequest) { r.Now = testTime.Add(IssuerLifetime + time.Hour) }, ErrExpired},
 		"issuer does not begin yet": {func(r *CondorRequest) { r.Now = testTime.Add(-backdate - time.Hour) }, ErrNotYetValid},
 	} {
 		req := good
 		tt.change(&req)
-		if _, _, _, err := IssueCondor(m.IssuerCert, m.IssuerKey, req); err == nil {
+		if _, err := IssueCondor(m.IssuerCert, m.IssuerKey, req); err == nil {
 			t.Errorf("%s: accepted", name)
 		} else {
 			wantRefusal(t, err, tt.want)
 		}
 	}
-	_, _, _, err := IssueCondor(m.IssuerCert, other.IssuerKey, good)
+	_, err = IssueCondor(m.IssuerCert, other.IssuerKey, good)
 	wantRefusal(t, err, ErrKey)
-	_, _, _, err = IssueCondor(m.HolderCert, m.HolderKey, good)
+	_, err = IssueCondor(m.HolderCert, m.HolderKey, good)
 	wantRefusal(t, err, ErrCritical)
-	_, _, _, err = IssueCondor(w.grid.condor.pem(), mustFormat(t, w.grid.condor), good)
+	_, err = IssueCondor(w.grid.condor.pem(), mustFormat(t, w.grid.condor), good)
 	wantRefusal(t, err, ErrPathLength)
 
 	// Near the issuer's end the credential ends with it.
 	late := good
 	late.Now = testTime.Add(IssuerLifetime - time.Hour)
-	cert, _, _, err := IssueCondor(m.IssuerCert, m.IssuerKey, late)
+	cert, err := IssueCondor(m.IssuerCert, m.IssuerKey, late)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,36 +27,63 @@ const bootPatience = 4 * time.Minute
 // floppy accepted before: a container has no drive.
 func lab(t *testing.T, disk []byte) *netlab.Container {
 	t.Helper()
-	root := netlab.Root(t, need.Container(t))
-	programs := t.TempDir()
-	for _, name := range []string{"firstboot", "overlayd", "condorconf"} {
-		if _, err := sysrun.Run(t.Context(), sysrun.Command{Name: "go", Dir: "..", Env: append(os.Environ(), "CGO_ENABLED=0"),
-			Args: []string{"build", "-o", filepath.Join(programs, name), "./" + name}}); err != nil {
+	c := netlab.Boot(t, netlab.Root(t, need.Container(t)), func(root string) { install(t, root, disk) })
+	c.WaitBooted(bootPatience)
+	return c
+}
+
+// install lays this tree's programs and units, and a floppy, into a root.
+func install(t *testing.T, root string, disk []byte) {
+	t.Helper()
+	copyInto(t, os.DirFS(programs(t)), filepath.Join(root, "usr/lib/grid"), 0o755)
+	copyInto(t, units.FS, filepath.Join(root, units.Dir), 0o644)
+	put(t, root, source.Accepted, string(disk))
+	for _, unit := range units.Enabled {
+		text, err := fs.ReadFile(units.FS, unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wanted := regexp.MustCompile(`(?m)^WantedBy=(.*)$`).FindStringSubmatch(string(text))
+		link := filepath.Join(root, "etc/systemd/system", wanted[1]+".wants", unit)
+		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		os.Remove(link)
+		if err := os.Symlink("/"+units.Dir+"/"+unit, link); err != nil {
 			t.Fatal(err)
 		}
 	}
-	c := netlab.Boot(t, root, func(root string) {
-		copyInto(t, os.DirFS(programs), filepath.Join(root, "usr/lib/grid"), 0o755)
-		copyInto(t, units.FS, filepath.Join(root, units.Dir), 0o644)
-		put(t, root, source.Accepted, string(disk))
-		for _, unit := range units.Enabled {
-			text, err := fs.ReadFile(units.FS, unit)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wanted := regexp.MustCompile(`(?m)^WantedBy=(.*)$`).FindStringSubmatch(string(text))
-			link := filepath.Join(root, "etc/systemd/system", wanted[1]+".wants", unit)
-			if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
-				t.Fatal(err)
-			}
-			os.Remove(link)
-			if err := os.Symlink("/"+units.Dir+"/"+unit, link); err != nil {
-				t.Fatal(err)
-			}
-		}
-	})
-	c.WaitBooted(bootPatience)
-	return c
+}
+
+// programs returns a folder with this tree's programs, built once.
+func programs(t *testing.T) string {
+	t.Helper()
+	dir, err := built()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+var built = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "firstboot-test-")
+	if err != nil {
+		return "", err
+	}
+	builtIn = dir
+	_, err = sysrun.Run(context.Background(), sysrun.Command{Name: "go", Dir: "..", Env: append(os.Environ(), "CGO_ENABLED=0"),
+		Args: []string{"build", "-o", dir, "./firstboot", "./overlayd", "./condorconf", "./grid"}})
+	return dir, err
+})
+
+var builtIn string // programs' folder
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if builtIn != "" {
+		os.RemoveAll(builtIn)
+	}
+	os.Exit(code)
 }
 
 func copyInto(t *testing.T, from fs.FS, to string, mode fs.FileMode) {
@@ -133,6 +162,34 @@ func TestMasterUnderSystemd(t *testing.T) {
 	waitState(t, c, watch.StateReady)
 	if since("condor") != condor || since("overlayd") != overlay {
 		t.Error("a restart of grid-watch restarted others")
+	}
+
+	// Names, by the C library through systemd-resolved: overlayd's user may not
+	// tell it, grid-watch does, and takes it back.
+	waitOutput(t, c, "10.250.3.7", "getent", "ahostsv4", "c250003007")
+	waitOutput(t, c, "10.250.0.2", "getent", "ahostsv4", "master-1")
+	waitOutput(t, c, "C250003007.ipop", "getent", "hosts", "10.250.3.7")
+	waitOutput(t, c, "systemd-resolved asks 10.250.0.2 about .ipop", "/usr/lib/grid/overlayd", "status")
+	c.Run("systemctl", "stop", "overlayd")
+	for deadline := time.Now().Add(bootPatience); strings.Contains(c.Run("resolvectl", "domain", "tapipop"), "ipop ~"); time.Sleep(200 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("resolved still knows a server that is gone")
+		}
+	}
+}
+
+// waitOutput waits until a program inside prints text.
+func waitOutput(t *testing.T, c *netlab.Container, text string, argv ...string) {
+	t.Helper()
+	for deadline := time.Now().Add(bootPatience); ; time.Sleep(200 * time.Millisecond) {
+		out, err := c.Try(argv...)
+		if strings.Contains(out, text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			journal, _ := c.Try("journalctl", "--no-pager", "--unit=grid-watch", "--unit=overlayd")
+			t.Fatalf("%v: %q, %v; want %q\n%s", argv, out, err, text, journal)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -32,8 +33,11 @@ const (
 	mediaEvery   = 3 * time.Second  // a person who puts a floppy in waits for it
 	controlEvery = 2 * time.Second  // before the control socket is tried again
 	notifyEvery  = time.Minute      // systemd's watchdog waits 300 s
+	settleTime   = 30 * time.Second // the consoles' logins wait so long for a machine that works, or says why not
 	unitLimit    = 90 * time.Second // for one unit to start or stop
 	condorLimit  = 60 * time.Second // for condorconf
+	offerLife    = 45 * time.Second // of what a master says of itself, unless it repeats it
+	offersEvery  = 12 * time.Second // with offerLife: a master's death is known within a minute
 	queryLimit   = 20 * time.Second // for one question to HTCondor
 )
 
@@ -72,6 +76,7 @@ type watcher struct {
 	log        *slog.Logger
 	events     chan watch.Event
 	wg         sync.WaitGroup
+	settled    sync.Once // systemd has been told that this unit is up
 
 	mu     sync.Mutex // guards what follows
 	status status     // as it was told last
@@ -92,7 +97,10 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 	w.spawn(func() { w.followMedia(ctx) })
 	w.spawn(func() { w.followNode(ctx) })
-	daemon.SdNotify(false, daemon.SdNotifyReady)
+	w.spawn(func() { w.followOffers(ctx) })
+	w.spawn(func() { w.followNames(ctx) })
+	settle := time.AfterFunc(settleTime, w.settle)
+	defer settle.Stop()
 	w.perform(ctx, state.Handle(time.Now(), first))
 	alive := time.NewTicker(notifyEvery)
 	defer alive.Stop()
@@ -112,6 +120,13 @@ func (w *watcher) run(ctx context.Context) error {
 			daemon.SdNotify(false, daemon.SdNotifyWatchdog)
 		}
 	}
+}
+
+// settle tells systemd that this unit is up: the machine works, or it has said
+// why not, or somebody may want to look. The logins on the consoles start after
+// it, so that the machine works sooner and they greet with its name.
+func (w *watcher) settle() {
+	w.settled.Do(func() { daemon.SdNotify(false, daemon.SdNotifyReady) })
 }
 
 func (w *watcher) spawn(f func()) {
@@ -170,6 +185,7 @@ func (w *watcher) perform(ctx context.Context, actions []watch.Action) {
 			if err := os.WriteFile(w.path(readyPath), []byte(a.Line+"\n"), 0o644); err != nil {
 				w.log.Warn("not remembered", "err", err)
 			}
+			w.settle()
 		default:
 			w.spawn(func() { w.send(ctx, w.job(ctx, a)) })
 		}
@@ -191,6 +207,10 @@ func (w *watcher) tell(r watch.Report) {
 		w.log.Warn("status not written", "err", err)
 	}
 	daemon.SdNotify(false, strings.TrimSpace("STATUS="+string(r.State)+" "+r.Detail))
+	switch r.State {
+	case watch.StateReady, watch.StateFailed, watch.StateRefused, watch.StateWaiting:
+		w.settle()
+	}
 }
 
 // job does one job and returns the event that ends it.
@@ -207,6 +227,8 @@ func (w *watcher) job(ctx context.Context, a watch.Action) watch.Event {
 		return watch.UnitsDone{Err: manage(ctx, a)}
 	case watch.Probe:
 		return watch.Probed{Err: probe(ctx, a)}
+	case watch.Offer:
+		return watch.Offered{Err: w.offer(ctx, a.Text)}
 	}
 	panic(fmt.Sprintf("unknown action %T", a)) // a mistake of ours
 }
@@ -242,7 +264,16 @@ func (w *watcher) name(h watch.Host) error {
 		return err
 	}
 	defer tree.Close()
-	if err := apply.SetHost(tree, h.Name, h.Address, h.Alias); err != nil {
+	var masters []apply.Host
+	for _, m := range strings.Fields(h.Masters) {
+		name, text, _ := strings.Cut(m, "=")
+		address, err := netip.ParseAddr(text)
+		if err != nil {
+			return fmt.Errorf("read masters %q: %w", h.Masters, err)
+		}
+		masters = append(masters, apply.Host{Name: name, Address: address})
+	}
+	if err := apply.SetHost(tree, apply.Host{Name: h.Name, Address: h.Address}, h.Alias, masters); err != nil {
 		return err
 	}
 	if err := unix.Sethostname([]byte(h.Name)); err != nil {
@@ -269,13 +300,15 @@ func (w *watcher) configure(ctx context.Context) watch.Event {
 // parseConfigured decodes condorconf write --json.
 func parseConfigured(out []byte) (watch.Configured, error) {
 	var answer struct {
-		Restart, Start, Stop []string
-		Renew, Waiting       string
+		Reload, Restart, Start, Stop []string
+		Renew, Waiting               string
+		Offer                        json.RawMessage
 	}
 	if err := json.Unmarshal(out, &answer); err != nil {
 		return watch.Configured{}, err
 	}
-	e := watch.Configured{Units: watch.Units{Stop: answer.Stop, Restart: answer.Restart, Start: answer.Start}, Waiting: answer.Waiting}
+	e := watch.Configured{Units: watch.Units{Stop: answer.Stop, Reload: answer.Reload, Restart: answer.Restart, Start: answer.Start},
+		Waiting: answer.Waiting, Offer: compact(answer.Offer)}
 	if answer.Renew != "" {
 		var err error
 		if e.Renew, err = time.Parse(time.RFC3339, answer.Renew); err != nil {
@@ -283,6 +316,13 @@ func parseConfigured(out []byte) (watch.Configured, error) {
 		}
 	}
 	return e, nil
+}
+
+// compact returns JSON without blanks.
+func compact(text json.RawMessage) string {
+	var b bytes.Buffer
+	json.Compact(&b, text) // it has been decoded
+	return b.String()
 }
 
 // manage has systemd do u, and waits for each unit.
@@ -342,7 +382,7 @@ func isNoUnit(err error) bool {
 }
 
 // probe returns nil when the role's units run, all of HTCondor's daemons are up
-// and its collector answers.
+// and its collector answers, or the pool's knows this machine.
 func probe(ctx context.Context, p watch.Probe) error {
 	conn, err := systemd.NewWithContext(ctx)
 	if err != nil {
@@ -365,8 +405,26 @@ func probe(ctx context.Context, p watch.Probe) error {
 			return err
 		}
 	}
-	if p.Collector.IsValid() {
+	switch {
+	case p.Collector.IsValid():
 		return probeCollector(ctx, p.Collector)
+	case p.Machine != "":
+		return probePool(ctx, p.Machine)
+	}
+	return nil
+}
+
+// probePool returns nil when a collector of the pool knows the machine, whose
+// name the control socket gave.
+func probePool(ctx context.Context, machine string) error {
+	ctx, cancel := context.WithTimeout(ctx, queryLimit)
+	defer cancel()
+	out, err := sysrun.Output(ctx, "condor_status", "-constraint", fmt.Sprintf("Machine =?= %q", machine), "-autoformat", "Machine")
+	if err != nil {
+		return fmt.Errorf("ask the pool: %w", err)
+	}
+	if len(strings.TrimSpace(string(out))) == 0 {
+		return errors.New("the pool does not know this machine yet")
 	}
 	return nil
 }
@@ -445,6 +503,51 @@ func (w *watcher) followNode(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 		case <-time.After(controlEvery):
+		}
+	}
+}
+
+// collectors is the record by which masters say that their collector answers.
+// The store takes it from a master alone, and forgets it with its lifetime when
+// the machine dies.
+var collectors = control.RecordName{Kind: "service", Name: "collector"}
+
+// offer publishes what this master says of itself, or takes it back.
+func (w *watcher) offer(ctx context.Context, text string) error {
+	ctx, cancel := context.WithTimeout(ctx, queryLimit)
+	defer cancel()
+	client := control.Dial(w.control)
+	if text == "" {
+		_, err := client.Withdraw(ctx, collectors)
+		return err
+	}
+	_, err := client.Put(ctx, collectors, []byte(text), offerLife)
+	return err
+}
+
+// followOffers sends an event when masters say other things of themselves than
+// before, or one says nothing any more.
+func (w *watcher) followOffers(ctx context.Context) {
+	client := control.Dial(w.control)
+	last := ""
+	for ctx.Err() == nil {
+		asking, cancel := context.WithTimeout(ctx, queryLimit)
+		records, err := client.Get(asking, collectors)
+		cancel()
+		if err == nil { // else nothing is known
+			var all []string
+			for _, r := range records {
+				all = append(all, r.Owner+" "+string(r.Value))
+			}
+			slices.Sort(all)
+			if text := strings.Join(all, "\n"); text != last {
+				last = text
+				w.send(ctx, watch.Offers{Text: text})
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(offersEvery):
 		}
 	}
 }

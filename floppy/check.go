@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -255,20 +254,13 @@ func (f *Floppy) checkWithin(identity *credential.Identity) diag.List {
 	return problems
 }
 
-// masterNames returns the host names of the roster's masters. (What a virtual
-// address is called is overlayd/control's to say; no part of the project can
-// be imported here, and the rule is the first generation's.)
+// masterNames returns the host names of the roster's masters.
 func masterNames(d *credential.Descriptor) []string {
 	var names []string
 	for _, m := range d.Masters {
-		names = append(names, hostName(m.Address))
+		names = append(names, credential.HostName(m.Address))
 	}
 	return names
-}
-
-func hostName(a netip.Addr) string {
-	b := a.As4()
-	return fmt.Sprintf("C%03d%03d%03d.ipop", b[1], b[2], b[3])
 }
 
 // quotedList returns "a", "b" in quotes.

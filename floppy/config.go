@@ -72,10 +72,11 @@ const (
 
 // Condor is the table [condor].
 type Condor struct {
-	Group         string // "" = the holder's
-	User          string // "" = the holder's
-	Masters       Choice // all that the grid has ("discover"), or names
-	Flock         Choice // to all other masters (true), none (false), or names
+	Group         string   // "" = the holder's
+	User          string   // "" = the holder's
+	Serves        []string // of a master: groups that are to take its pool before others
+	Masters       Choice   // all that the grid has ("discover"), or names
+	Flock         Choice   // to all other masters (true), none (false), or names
 	OwnerPreempts bool
 	Slots         int // 0 = one partitionable slot over the whole machine
 }

@@ -132,13 +132,18 @@ var Keys = []Key{
 		field: func(c *Config) any { return &c.Condor.Masters },
 	},
 	{
+		Path: "condor.serves", Kind: Texts, Without: "none: all groups alike", Example: `["physics"]`,
+		Doc:   "On a master: the groups whose machines are to take its pool before others, where masters form several.",
+		field: func(c *Config) any { return &c.Condor.Serves },
+	},
+	{
 		Path: "condor.flock", Kind: BoolOrList, Default: true, Example: `["C250000003.ipop"]`,
 		Doc:   "Whether jobs that find no machine at the first master go on to all others (true), to none (false), or to those named.",
 		field: func(c *Config) any { return &c.Condor.Flock },
 	},
 	{
 		Path: "condor.owner-preempts", Kind: Boolean, Default: true, Example: "false",
-		Doc:   "Whether the owner's jobs, then the group's, end jobs of others that run on this machine.",
+		Doc:   "Whether the owner's jobs, then the group's, end jobs of others that run on this machine; and whether, on a client, jobs of others wait while somebody works there.",
 		field: func(c *Config) any { return &c.Condor.OwnerPreempts },
 	},
 	{

@@ -170,6 +170,9 @@ func (v *validator) condor() {
 		v.err("condor.user", credential.CheckUser(c.User))
 	}
 	v.masters("condor.masters", c.Masters, `write "discover", or names such as ["C250000002.ipop"]`)
+	for _, group := range c.Serves {
+		v.err("condor.serves", credential.CheckGroup(group))
+	}
 	v.masters("condor.flock", c.Flock, `write true, false, or names such as ["C250000003.ipop"]`)
 }
 

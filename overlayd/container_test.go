@@ -92,6 +92,12 @@ func TestUnderSystemd(t *testing.T) {
 		t.Errorf("no structured line in the journal:\n%s", journal)
 	}
 
+	for deadline := time.Now().Add(patience); !strings.Contains(running().DNS.State, "lets only root change it"); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("names: %+v", running().DNS)
+		}
+	}
+
 	c.Run("systemctl", "kill", "--signal=KILL", "overlayd.service")
 	for deadline := time.Now().Add(patience); show(c, "NRestarts") != "1" || show(c, "ActiveState") != "active"; time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {

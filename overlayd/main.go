@@ -3,7 +3,9 @@
 //	floppy ──> overlayd run ──> tapipop        the virtual LAN, on this machine
 //	              │    │
 //	              │    └── UDP 4242            the underlay
-//	              └── control.sock <── overlayd status, whois; firstboot; condorconf
+//	              └── control.sock <── overlayd status, peers, why, ...; firstboot; condorconf
+//	                        ^
+//	                  overlayd issuer  <── TCP 4243 on tapipop ── overlayd credential
 //
 // The daemon is package node; the other verbs ask it over its control socket
 // (package control). It runs as an ordinary user with CAP_NET_ADMIN.
@@ -38,8 +40,9 @@ func newRootCommand() *cobra.Command {
 		Use:   "overlayd",
 		Short: "one node of a grid's virtual network",
 		Long: `overlayd joins this machine to its grid's virtual network, whose device is
-tapipop, as its floppy says. This version carries a grid's own masters, which
-have fixed addresses; a worker or client waits in the state "joining".
+tapipop, as its floppy says: it finds other nodes of the grid, takes its place
+on their ring, leases an address from the grid's witnesses (a master has a fixed
+one), and carries packets to and from each node by the best path there is.
 
 EXIT STATUS
   0 done, 1 failed, 2 usage, 3 the floppy is wrong,
@@ -50,6 +53,9 @@ EXIT STATUS
 		Args:    cobra.NoArgs,
 		Version: version,
 	}
-	root.AddCommand(newRunCommand(), newStatusCommand(), newWhoisCommand(), newKeygenCommand())
+	root.AddCommand(newRunCommand(), newKeygenCommand(),
+		newStatusCommand(), newMetricsCommand(), newPeersCommand(), newWhyCommand(), newPingCommand(), newWhoisCommand(),
+		newLookupCommand(), newGetCommand(), newPutCommand(), newPublishCommand(), newCrawlCommand(),
+		newIssuerCommand(), newCredentialCommand(), newBootstrapCommand())
 	return root
 }

@@ -18,6 +18,7 @@ import (
 	"gridappliance/floppy"
 	"gridappliance/internal/diag"
 	"gridappliance/overlayd/control"
+	"gridappliance/overlayd/control/controltest"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -36,6 +37,12 @@ func masterFloppy(t *testing.T, path string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	writeMaster(t, path, g)
+}
+
+// writeMaster writes the floppy of a new grid's first master.
+func writeMaster(t *testing.T, path string, g *credential.Grid) {
+	t.Helper()
 	m := g.Material[0]
 	writeFloppy(t, path, "master", g,
 		floppy.File{Name: floppy.HolderCertFile, Data: m.HolderCert}, floppy.File{Name: floppy.HolderKeyFile, Data: m.HolderKey},
@@ -87,7 +94,7 @@ func TestExitCodes(t *testing.T) {
 		{"unknown flag", []string{"status", "--colour"}, diag.ExitUsage, "--colour"},
 		{"no floppy named", []string{"run"}, diag.ExitUsage, "--floppy FILE"},
 		{"no address", []string{"whois"}, diag.ExitUsage, "1 arg"},
-		{"not an address", []string{"whois", "pc"}, diag.ExitUsage, "not an address"},
+		{"no such target", []string{"whois", "-"}, diag.ExitUsage, "want a virtual address"},
 		{"bad endpoint", []string{"run", "--floppy", standalone, "--listen", "4242"}, diag.ExitUsage, "ADDRESS:PORT"},
 		{"floppy missing", []string{"run", "--floppy", filepath.Join(dir, "none")}, diag.ExitFailed, "no such file"},
 		{"floppy broken", []string{"run", "--floppy", broken}, diag.ExitInvalid, broken},
@@ -126,74 +133,170 @@ func TestKeygen(t *testing.T) {
 	}
 }
 
-// TestOutput holds what people and scripts read against golden files.
-func TestOutput(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	ln, err := control.Listen(path)
+// serveTestNode runs the control socket of a node in memory.
+func serveTestNode(t *testing.T) (socket string) {
+	t.Helper()
+	return serveStatus(t, controltest.Status())
+}
+
+func serveStatus(t *testing.T, s control.Status) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	ln, err := control.Listen(socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(t.Context())
+	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- control.NewServer(fakeNode{}, runningStatus()).Serve(ctx, ln) }()
-	defer func() { stop(); <-ended }()
+	go func() { ended <- control.NewServer(&controltest.Node{}, s).Serve(ctx, ln) }()
+	t.Cleanup(func() { stop(); <-ended })
+	return socket
+}
 
-	for name, args := range map[string][]string{
-		"status.txt":  {"status"},
-		"status.json": {"status", "--json"},
-		"whois.txt":   {"whois", "10.250.0.2"},
-		"whois.json":  {"whois", "10.250.0.2", "--json"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			code, got, stderr := command(append(args, "--control", path)...)
-			if code != diag.ExitDone || stderr != "" {
-				t.Fatalf("exit %d: %s", code, stderr)
-			}
-			golden := "testdata/" + name + ".golden"
-			if *update {
-				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-					t.Fatal(err)
+// TestOutput holds what people and scripts read against golden files.
+func TestOutput(t *testing.T) {
+	socket := serveTestNode(t)
+	for _, form := range []string{"txt", "json"} {
+		for _, c := range []struct {
+			name string
+			args []string
+			code int
+		}{
+			{"status", []string{"status"}, diag.ExitDone},
+			{"counters", []string{"status", "--counters"}, diag.ExitDone},
+			{"peers", []string{"peers"}, diag.ExitDone},
+			{"why-relayed", []string{"why", "10.250.0.7"}, diag.ExitDone},
+			{"why-direct", []string{"why", "pc"}, diag.ExitDone},
+			{"why-idle", []string{"why", controltest.Silent.NodeID}, diag.ExitDone},
+			{"ping", []string{"ping", "C250000007.ipop", "--count", "2", "--interval", "1ms"}, diag.ExitDone},
+			{"ping-silent", []string{"ping", "10.250.9.9", "--count", "1"}, diag.ExitFailed},
+			{"whois", []string{"whois", "10.250.0.2"}, diag.ExitDone},
+			{"lookup", []string{"lookup", "service/collector"}, diag.ExitDone},
+			{"get", []string{"get", "service/collector"}, diag.ExitDone},
+			{"get-none", []string{"get", "service/nothing"}, diag.ExitNothing},
+			{"put", []string{"put", "service/web", "tcp 80"}, diag.ExitDone},
+			{"withdraw", []string{"put", "service/web", "--withdraw"}, diag.ExitDone},
+			{"crawl", []string{"crawl"}, diag.ExitFailed}, // one of three does not agree
+		} {
+			t.Run(c.name+"."+form, func(t *testing.T) {
+				args := append(c.args, "--control", socket)
+				if form == "json" {
+					args = append(args, "--json")
 				}
-			}
-			want, err := os.ReadFile(golden)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if diff := cmp.Diff(string(want), got); diff != "" {
-				t.Errorf("output changed (-golden +got):\n%s", diff)
+				code, got, stderr := command(args...)
+				if code != c.code || (code == diag.ExitDone) != (stderr == "") {
+					t.Fatalf("exit %d, want %d: %s", code, c.code, stderr)
+				}
+				compareGolden(t, c.name+"."+form, got)
+			})
+		}
+	}
+}
+
+// TestStatusInTrouble is what a person sees of a node without an address, and
+// with an alarm.
+func TestStatusInTrouble(t *testing.T) {
+	s := controltest.Status()
+	s.State, s.Reason = control.StateJoining, "no first contact has answered: 192.0.2.1:4242"
+	s.Address, s.Name, s.HostNames, s.Since = netip.Prefix{}, "", nil, time.Time{}
+	s.Lease, s.DNS = control.Lease{}, control.DNS{}
+	s.Alarms = []string{"two machines use one node key: one is a copy of the other's disk"}
+	code, got, stderr := command("status", "--control", serveStatus(t, s))
+	if code != diag.ExitDone {
+		t.Fatalf("exit %d: %s", code, stderr)
+	}
+	compareGolden(t, "status-trouble.txt", got)
+}
+
+func compareGolden(t *testing.T, name, got string) {
+	t.Helper()
+	path := "testdata/" + name + ".golden"
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("output changed (-golden +got):\n%s", diff)
+	}
+}
+
+// TestAnswersToExitCodes has every kind of answer that is not the one hoped
+// for.
+func TestAnswersToExitCodes(t *testing.T) {
+	socket := serveTestNode(t)
+	garbage := filepath.Join(t.TempDir(), "garbage")
+	if err := os.WriteFile(garbage, []byte("hello"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, args string
+		code       int
+		says       string
+	}{
+		{"stranger's address", "whois 10.250.0.9", diag.ExitNothing, "whois 10.250.0.9: nobody known holds it"},
+		{"stranger's name", "why nobody", diag.ExitNothing, "why nobody.ipop: nobody known holds it"},
+		{"stranger", "ping 10.250.0.9", diag.ExitNothing, "nobody known holds it"},
+		{"nothing put", "put service/x --withdraw", diag.ExitNothing, "nothing was put there"},
+		{"node's own record", "put name/pc x", diag.ExitFailed, "refused: name records are the node's own"},
+		{"not a record", "get thing/x", diag.ExitUsage, "KIND being one of locator, name, service"},
+		{"record without its name", "get service", diag.ExitUsage, "want service/NAME"},
+		{"neither value nor withdraw", "put service/x", diag.ExitUsage, "want a value, or --withdraw"},
+		{"both", "put service/x y --withdraw", diag.ExitUsage, "want a value, or --withdraw"},
+		{"short lifetime", "put service/x y --lifetime 1s", diag.ExitUsage, "10s to 1h"},
+		{"not a key", "lookup 12", diag.ExitUsage, "32 lower-case hex digits"},
+		{"no such file", "publish /none", diag.ExitFailed, "no such file"},
+		{"nobody's list", "publish " + garbage, publishCode(diag.ExitInvalid), publishSays("neither a descriptor")},
+		{"count", "ping pc --count 0", diag.ExitUsage, "must be above 0"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			code, stdout, stderr := command(append(strings.Fields(c.args), "--control", socket)...)
+			if code != c.code || !strings.Contains(stderr, c.says) {
+				t.Errorf("exit %d, want %d; want %q in:\n%s%s", code, c.code, c.says, stdout, stderr)
 			}
 		})
 	}
-	if code, _, stderr := command("whois", "10.250.0.9", "--control", path); code != diag.ExitNothing {
-		t.Errorf("whois of a stranger: exit %d, want %d: %s", code, diag.ExitNothing, stderr)
+}
+
+// publishCode and publishSays are what publish comes to: another user than
+// root gets no further than the question who asks.
+func publishCode(code int) int {
+	if os.Getuid() != 0 {
+		return diag.ExitDenied
+	}
+	return code
+}
+
+func publishSays(text string) string {
+	if os.Getuid() != 0 {
+		return "this needs root"
+	}
+	return text
+}
+
+func TestPublish(t *testing.T) {
+	socket := serveTestNode(t)
+	descriptor := filepath.Join(t.TempDir(), "GRID.DSC")
+	if err := os.WriteFile(descriptor, []byte("-----BEGIN GRID DESCRIPTOR-----\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{"": "published\n", "--json": "{\n  \"published\": true\n}\n"} {
+		code, stdout, stderr := command(append(strings.Fields("publish "+descriptor+" "+args), "--control", socket)...)
+		if code != publishCode(diag.ExitDone) || code == diag.ExitDone && stdout != want {
+			t.Errorf("%q: exit %d: %s%s", args, code, stdout, stderr)
+		}
 	}
 }
 
-var address = netip.MustParsePrefix("10.250.0.2/16")
-
-func runningStatus() control.Status {
-	begin := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
-	return control.Status{
-		State: control.StateRunning, Version: "0.1.0", Grid: "archer", Namespace: "archer",
-		NodeID: "0102030405060708090a0b0c0d0e0f10", Role: "master", User: "master-1", Group: "infra",
-		Device: "tapipop", Address: address, Name: "C250000002.ipop", Since: begin,
-		Masters: []control.Master{{Name: "C250000002.ipop", Address: address.Addr()}}, Descr: 1,
-		Cert: control.Certificate{Serial: "2a", NotBefore: begin, NotAfter: begin.Add(24 * time.Hour)},
+func TestMetrics(t *testing.T) {
+	code, stdout, stderr := command("metrics", "--control", serveTestNode(t))
+	if code != diag.ExitDone || !strings.Contains(stdout, "\noverlayd_drop_no_session_total 3\n") {
+		t.Errorf("exit %d:\n%s%s", code, stdout, stderr)
 	}
-}
-
-type fakeNode struct{}
-
-func (fakeNode) Counters() map[string]uint64 {
-	return map[string]uint64{"drop/no-session": 3, "rx/datagrams": 4}
-}
-
-func (fakeNode) Whois(_ context.Context, addr netip.Addr) (control.Whois, error) {
-	if addr != address.Addr() {
-		return control.Whois{}, control.ErrUnknown
-	}
-	s := runningStatus()
-	return control.Whois{Address: addr, Name: s.Name, NodeID: s.NodeID, User: s.User, Group: s.Group, Role: s.Role}, nil
 }
 
 func TestLogIsStructuredUnderSystemd(t *testing.T) {

@@ -25,13 +25,16 @@ import (
 	"gridappliance/overlayd/device"
 	"gridappliance/overlayd/node"
 	"gridappliance/overlayd/transport"
+	"gridappliance/overlayd/underlay"
 )
 
 // maxFloppy bounds what is read as a floppy, in bytes: an image in base64.
 const maxFloppy = 2 * floppy.Size
 
 type runOptions struct {
-	floppy, state, control, listen, device, machineID string
+	floppy, state, control, listen, listenTCP, device, machineID string
+
+	lan, mapPort bool
 }
 
 func newRunCommand() *cobra.Command {
@@ -58,7 +61,10 @@ connections live through a restart; "ip link delete tapipop" removes them.`,
 	f.StringVar(&o.state, "state", "/var/lib/overlayd", "folder for the node's key")
 	f.StringVar(&o.control, "control", control.SocketPath, "control socket")
 	f.StringVar(&o.listen, "listen", ":4242", "UDP endpoint on the underlay; without an address, all of them")
-	f.StringVar(&o.device, "device", "", "name of the network device (default: the floppy's)")
+	f.StringVar(&o.listenTCP, "listen-tcp", "", "TCP endpoint for peers whose network drops UDP, such as :443 (default none)")
+	f.BoolVar(&o.lan, "lan", true, "look for peers on the LAN by multicast")
+	f.BoolVar(&o.mapPort, "map-port", true, "ask the router to map the UDP port: PCP, NAT-PMP, UPnP")
+	f.StringVar(&o.device, "interface", "", "name of the network device (default: the floppy's)")
 	f.StringVar(&o.machineID, "machine-id", "/etc/machine-id", "file that tells this machine from its copies")
 	return cmd
 }
@@ -68,9 +74,15 @@ func runNode(ctx context.Context, o runOptions, log *slog.Logger) error {
 	if o.floppy == "" {
 		return diag.UsageError{Err: errors.New("run: --floppy FILE is missing")}
 	}
-	listen, err := parseEndpoint(o.listen)
+	listen, err := parseEndpoint("--listen", o.listen)
 	if err != nil {
 		return diag.UsageError{Err: err}
+	}
+	var listenTCP netip.AddrPort
+	if o.listenTCP != "" {
+		if listenTCP, err = parseEndpoint("--listen-tcp", o.listenTCP); err != nil {
+			return diag.UsageError{Err: err}
+		}
 	}
 	f, err := readFloppy(o.floppy, time.Now())
 	if err != nil {
@@ -94,8 +106,10 @@ func runNode(ctx context.Context, o runOptions, log *slog.Logger) error {
 	n, err := node.New(node.Config{
 		Floppy: f, StateDir: o.state, Control: socket, Listen: listen, Device: o.device,
 		Instance: instance, Version: version, Log: log,
-		Host: device.Linux{}, Underlay: transport.UDP{},
-		Notify: notify, Watchdog: watchdog,
+		Host: device.Linux{}, Underlay: transport.UDP{}, Clock: node.BootTime, Generation: node.WatchGeneration,
+		Look: underlay.Look, Watch: underlay.Watch,
+		LAN: o.lan, TCP: true, ListenTCP: listenTCP, MapPort: o.mapPort,
+		Names: true, Notify: notify, Watchdog: watchdog,
 	})
 	if err != nil {
 		socket.Close()
@@ -128,13 +142,13 @@ func readFloppy(path string, now time.Time) (*floppy.Floppy, error) {
 }
 
 // parseEndpoint reads ":4242" or "192.0.2.1:4242".
-func parseEndpoint(text string) (netip.AddrPort, error) {
+func parseEndpoint(flag, text string) (netip.AddrPort, error) {
 	if strings.HasPrefix(text, ":") {
 		text = "[::]" + text
 	}
 	endpoint, err := netip.ParseAddrPort(text)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("--listen %q: want :PORT or ADDRESS:PORT", text)
+		return netip.AddrPort{}, fmt.Errorf("%s %q: want :PORT or ADDRESS:PORT", flag, text)
 	}
 	return endpoint, nil
 }

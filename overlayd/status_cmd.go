@@ -1,156 +1,157 @@
 package main
 
 import (
-	"encoding/json"
-	"errors"
+	"cmp"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
-	"net/netip"
 	"slices"
-	"syscall"
-	"text/tabwriter"
-	"time"
+	"strings"
 
 	"github.com/spf13/cobra"
 
-	"gridappliance/internal/diag"
 	"gridappliance/overlayd/control"
 )
 
 func newStatusCommand() *cobra.Command {
-	var socket string
-	var asJSON bool
+	var q question
+	var counters bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "show what the running node knows about itself",
-		Long: `status asks the running overlayd and prints its state, its address once it has
-one, and what it counted.
+		Long: `status asks the running overlayd and prints its state, its addresses and names
+once it has them, how it stands on the ring and on the underlay, and what a
+person must see.
 
 EXIT STATUS
   0 the node answered, in whatever state it is; 1 no node is running;
   4 you may not ask it: be root or in the group overlayd`,
 		Example: `  overlayd status
+  overlayd status --counters
   overlayd status --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := control.Dial(socket).Status(cmd.Context())
+			s, err := q.client().Status(cmd.Context())
 			if err != nil {
 				return explain(err)
 			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), s)
-			}
-			return writeStatus(cmd.OutOrStdout(), s)
+			return print(cmd, &q, s, func(w io.Writer, s control.Status) error { return writeStatus(w, s, counters) })
 		},
 	}
-	cmd.Flags().StringVar(&socket, "control", control.SocketPath, "control socket")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	q.addFlags(cmd)
+	cmd.Flags().BoolVar(&counters, "counters", false, "print what was counted, too, if it was at all")
 	return cmd
 }
 
-func newWhoisCommand() *cobra.Command {
-	var socket string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "whois ADDRESS",
-		Short: "show who holds a virtual address",
-		Long: `whois prints the node, user, group and role behind an address of the virtual
-network, as their certificate says.
-
-EXIT STATUS
-  0 somebody holds it; 1 no node is running here; 5 nobody known holds it`,
-		Example: `  overlayd whois 10.250.0.2
-  overlayd whois 10.250.0.2 --json`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			addr, err := netip.ParseAddr(args[0])
-			if err != nil {
-				return diag.UsageError{Err: fmt.Errorf("whois %q: not an address", args[0])}
-			}
-			w, err := control.Dial(socket).Whois(cmd.Context(), addr)
-			if errors.Is(err, control.ErrUnknown) {
-				return fmt.Errorf("whois %s: %w (%w)", addr, control.ErrUnknown, diag.ErrNothing)
-			}
-			if err != nil {
-				return explain(err)
-			}
-			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), w)
-			}
-			return writeWhois(cmd.OutOrStdout(), w)
-		},
-	}
-	cmd.Flags().StringVar(&socket, "control", control.SocketPath, "control socket")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
-}
-
-// explain says what it means that the daemon did not answer.
-func explain(err error) error {
-	switch {
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return fmt.Errorf("%w (overlayd is not running)", err)
-	case errors.Is(err, fs.ErrPermission):
-		return fmt.Errorf("%w (be root or in the group overlayd)", err)
-	}
-	return err
-}
-
-func writeJSON(w io.Writer, v any) error {
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", "  ")
-	return enc.Encode(v)
-}
-
-// table prints rows of a name and a value; empty values are left out.
-type table struct{ w *tabwriter.Writer }
-
-func newTable(w io.Writer) table { return table{tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)} }
-
-func (t table) row(name, value string) {
-	if value != "" {
-		fmt.Fprintf(t.w, "%s\t%s\n", name, value)
-	}
-}
-
-func writeStatus(w io.Writer, s control.Status) error {
-	t := newTable(w)
-	t.row("state", string(s.State))
-	t.row("reason", s.Reason)
+func writeStatus(w io.Writer, s control.Status, counters bool) error {
+	name := cmp.Or(s.Name, "this node")
+	fmt.Fprintf(w, "%s is %s", name, s.State)
 	if s.Address.IsValid() {
-		t.row("address", s.Address.String()+" on "+s.Device+" since "+stamp(s.Since))
+		fmt.Fprintf(w, ": %s on %s since %s", s.Address, s.Device, stamp(s.Since))
 	}
-	t.row("name", s.Name)
-	t.row("role", s.Role)
-	t.row("user", s.User)
-	t.row("group", s.Group)
-	t.row("grid", fmt.Sprintf("%s, namespace %s, descriptor %d", s.Grid, s.Namespace, s.Descr))
+	fmt.Fprintln(w)
+	for _, alarm := range s.Alarms {
+		fmt.Fprintln(w, "ALARM: "+alarm)
+	}
+	t := newTable(w)
+	t.row("reason", s.Reason)
+	if s.Address6.IsValid() {
+		t.row("IPv6", s.Address6.String())
+	}
+	t.row("also called", strings.Join(s.HostNames, ", "))
+	if s.Lease.State != "" {
+		lease := s.Lease.State
+		if !s.Lease.Until.IsZero() {
+			lease += " until " + stamp(s.Lease.Until)
+		}
+		t.row("lease", lease)
+	}
+	t.row("grid", fmt.Sprintf("%s, namespace %s, descriptor %d, revocations %d", s.Grid, s.Namespace, s.Descr, s.Revoked))
+	t.row("role", roleText(s.Role, s.User, s.Group))
+	t.row("peers", peersText(s.Peers))
+	if s.Ring.Member {
+		t.row("ring", fmt.Sprintf("member, among about %d", s.Ring.Size))
+	}
+	t.row("underlay", underlayText(s.Underlay))
+	t.row("names", s.DNS.State)
+	if s.Cert.Serial != "" {
+		t.row("certificate", "until "+stamp(s.Cert.NotAfter)+", serial "+s.Cert.Serial)
+	}
 	t.row("node", s.NodeID)
-	t.row("certificate", "until "+stamp(s.Cert.NotAfter)+", serial "+s.Cert.Serial)
 	for _, m := range s.Masters {
 		t.row("master", m.Name+" "+m.Address.String())
 	}
-	for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
-		t.row(name, fmt.Sprint(s.Counters[name]))
-	}
 	t.row("version", s.Version)
-	return t.w.Flush()
-}
-
-func writeWhois(w io.Writer, who control.Whois) error {
-	t := newTable(w)
-	t.row("address", who.Address.String())
-	t.row("name", who.Name)
-	t.row("node", who.NodeID)
-	t.row("user", who.User)
-	t.row("group", who.Group)
-	t.row("role", who.Role)
-	if who.Router {
-		t.row("behind", "router")
+	if counters {
+		for _, name := range slices.Sorted(maps.Keys(s.Counters)) {
+			if n := s.Counters[name]; n > 0 {
+				t.row(name, fmt.Sprint(n))
+			}
+		}
 	}
 	return t.w.Flush()
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+func roleText(role, user, group string) string {
+	if user == "" {
+		return role
+	}
+	return fmt.Sprintf("%s of %s, group %s", role, user, group)
+}
+
+// peersText is "3 sessions: 2 direct, 1 relay".
+func peersText(peers map[string]int) string {
+	if len(peers) == 0 {
+		return ""
+	}
+	total := 0
+	var parts []string
+	for _, path := range slices.Sorted(maps.Keys(peers)) {
+		total += peers[path]
+		parts = append(parts, fmt.Sprintf("%d %s", peers[path], path))
+	}
+	return counted(total, "session") + ": " + strings.Join(parts, ", ")
+}
+
+func underlayText(u control.Underlay) string {
+	var parts []string
+	if u.Listen.IsValid() {
+		parts = append(parts, "listening on "+u.Listen.String())
+	}
+	if u.Reflexive.IsValid() {
+		parts = append(parts, "seen by others as "+u.Reflexive.String())
+	}
+	if u.Mapping != "" && u.Mapping != control.MappingUnknown {
+		parts = append(parts, "mapping "+string(u.Mapping))
+	}
+	return strings.Join(parts, ", ")
+}
+
+func newMetricsCommand() *cobra.Command {
+	var socket string
+	cmd := &cobra.Command{
+		Use:   "metrics",
+		Short: "print the node's counters for Prometheus",
+		Long: `metrics prints what the running node counts and measures in Prometheus's text
+exposition, for a node exporter's textfile collector. The counters are those of
+"overlayd status --counters": drop/no-session is overlayd_drop_no_session_total.
+A client that speaks HTTP over a Unix socket reads the same from /metrics of
+the control socket.
+
+EXIT STATUS
+  0 printed; 1 no node is running; 4 you may not ask it`,
+		Example: `  overlayd metrics
+  overlayd metrics > overlayd.prom.new && mv overlayd.prom.new overlayd.prom`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			text, err := control.Dial(socket).Metrics(cmd.Context())
+			if err != nil {
+				return explain(err)
+			}
+			_, err = cmd.OutOrStdout().Write(text)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&socket, "control", control.SocketPath, "control socket")
+	return cmd
+}

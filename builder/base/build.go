@@ -32,7 +32,7 @@ const treeRecipe = "2"
 // Programs of this project that go into the image, and the initrd's /init,
 // as their build left them in Options.Programs.
 var (
-	programNames = []string{"builder", "condorconf", "firstboot", "overlayd"}
+	programNames = []string{"builder", "condorconf", "firstboot", "grid", "overlayd"}
 	initProgram  = "initrd"
 )
 

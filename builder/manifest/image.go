@@ -1,10 +1,8 @@
 package manifest
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
-	"io"
 	"path"
 	"strings"
 	"time"
@@ -91,17 +89,9 @@ func (m *Image) Text() []byte {
 // ParseImage reads what Text wrote and checks it. name is the file's name for
 // errors.
 func ParseImage(name string, text []byte) (*Image, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
 	var m Image
-	if err := d.Decode(&m); err != nil {
-		return nil, fmt.Errorf("read manifest %s: %w", name, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("read manifest %s: data after its end", name)
-	}
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("read manifest %s: %w", name, err)
+	if err := decode(name, text, &m); err != nil {
+		return nil, err
 	}
 	return &m, nil
 }

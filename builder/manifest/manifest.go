@@ -9,6 +9,7 @@ package manifest
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"regexp"
@@ -62,17 +63,9 @@ func (m *Manifest) Text() []byte {
 // Parse reads what Text wrote and checks it. name is the file's name for
 // errors.
 func Parse(name string, text []byte) (*Manifest, error) {
-	d := json.NewDecoder(bytes.NewReader(text))
-	d.DisallowUnknownFields()
 	var m Manifest
-	if err := d.Decode(&m); err != nil {
-		return nil, fmt.Errorf("read manifest %s: %w", name, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("read manifest %s: data after its end", name)
-	}
-	if err := m.check(); err != nil {
-		return nil, fmt.Errorf("read manifest %s: %w", name, err)
+	if err := decode(name, text, &m); err != nil {
+		return nil, err
 	}
 	return &m, nil
 }
@@ -113,4 +106,22 @@ func (m *Manifest) File(name string) (File, bool) {
 		}
 	}
 	return File{}, false
+}
+
+// decode reads one JSON document of known fields into m, and checks it.
+func decode(name string, text []byte, m interface{ check() error }) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	d.DisallowUnknownFields()
+	err := d.Decode(m)
+	if err == nil {
+		if _, end := d.Token(); end != io.EOF {
+			err = errors.New("data after its end")
+		} else {
+			err = m.check()
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("read manifest %s: %w", name, err)
+	}
+	return nil
 }

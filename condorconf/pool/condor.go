@@ -8,12 +8,10 @@ import (
 // port is the one TCP port of HTCondor: every daemon is reached through it.
 const port = 9618
 
-// network writes where the daemons listen and where the pool is.
+// network writes where the daemons listen.
 func (m Machine) network(d *knob.Doc) {
 	d.Comment(`Written by condorconf; changes here are lost. Put your own into 90-*.conf.
-The pool's central managers, named exactly as in their certificates.`)
-	d.Set("CONDOR_HOST", knob.Words(m.Masters))
-	d.Comment("Listen on the virtual network only: nothing outside.")
+Listen on the virtual network only: nothing outside.`)
 	d.Set("NETWORK_INTERFACE", knob.Word(m.Interface))
 	d.Set("NETWORK_HOSTNAME", knob.Word(m.Name))
 	if m.Credential {
@@ -35,6 +33,18 @@ account cannot write where its submitter can.`)
 	d.Set("FILESYSTEM_DOMAIN", knob.Expr("$(NETWORK_HOSTNAME)"))
 	d.Set("STARTD.FILESYSTEM_DOMAIN", knob.Expr("jobs.$(NETWORK_HOSTNAME)"))
 	d.Set("STARTER.FILESYSTEM_DOMAIN", knob.Expr("jobs.$(NETWORK_HOSTNAME)"))
+}
+
+// masters writes where the pool is, and which others there are. The daemons
+// take it in while jobs run.
+func (m Machine) masters(d *knob.Doc) {
+	d.Comment("The pool's central managers, named exactly as in their certificates.")
+	d.Set("CONDOR_HOST", knob.Words(m.Masters))
+	if len(m.Flock) > 0 {
+		d.Comment("Other pools take jobs that find no slot in this one.")
+		d.Set("FLOCK_TO", knob.Words(m.Flock))
+		d.Set("FLOCK_INCREMENT", knob.Int(len(m.Flock)))
+	}
 }
 
 // security writes who is who and who may do what. Reading is open to all who
@@ -145,10 +155,12 @@ and a machine only its own host name.`)
 	d.Set("ALLOW_PSLOT_PREEMPTION", knob.Bool(true))
 	d.Set("NEGOTIATOR_CONSIDER_PREEMPTION", knob.Bool(true))
 	d.Set("PREEMPTION_REQUIREMENTS", knob.Bool(false))
+	d.Comment("Of the jobs that name a limit that begins with example, two run at a time (~/examples/licence.sub).")
+	d.Set("CONCURRENCY_LIMIT_DEFAULT_EXAMPLE", knob.Int(2))
 }
 
-// queue writes the job queue's stable name, where it may send jobs, and the
-// mark of the owner on every job.
+// queue writes the job queue's stable name, and the mark of the owner on every
+// job.
 func (m Machine) queue(d *knob.Doc) {
 	d.Comment("The queue keeps its name when the address changes.")
 	d.Set("SCHEDD_NAME", knob.Word(m.ScheddName))
@@ -156,11 +168,6 @@ func (m Machine) queue(d *knob.Doc) {
 	d.Set("JOB_TRANSFORM_NAMES", knob.Expr("$(JOB_TRANSFORM_NAMES) GridUser"))
 	d.Set("JOB_TRANSFORM_GridUser", knob.Expr("SET GridUser %v", knob.String(m.User)))
 	d.Set("IMMUTABLE_JOB_ATTRS", knob.Expr("$(IMMUTABLE_JOB_ATTRS) GridUser"))
-	if len(m.Flock) > 0 {
-		d.Comment("Other pools take jobs that find no slot in this one.")
-		d.Set("FLOCK_TO", knob.Words(m.Flock))
-		d.Set("FLOCK_INCREMENT", knob.Int(len(m.Flock)))
-	}
 }
 
 // redundancy writes the high-availability daemons: every collector is active,
@@ -204,4 +211,9 @@ func (m Machine) tune(d *knob.Doc) {
 	d.Set("DNS_CACHE_REFRESH", knob.Int(300))
 	d.Set("SEC_TCP_SESSION_TIMEOUT", knob.Int(10))
 	d.Set("RunBenchmarks", knob.Bool(false))
+	d.Comment(`Each start of condor_startd asks every plugin what it can. The three in Python, for
+services nobody has an account with here, take a second of processor time of 1.1.`)
+	d.Set("FILETRANSFER_PLUGINS", knob.Expr("$(LIBEXEC)/curl_plugin, $(LIBEXEC)/data_plugin"))
+	d.Comment("The kernel's settings are the machine's, and nothing here needs others.")
+	d.Set("LINUX_KERNEL_TUNING_SCRIPT", knob.Value{})
 }

@@ -11,6 +11,7 @@ import (
 // Paths of the files, relative to the machine's root.
 const (
 	NetworkFile  = "etc/condor/config.d/10-grid-network.conf"
+	MastersFile  = "etc/condor/config.d/15-grid-masters.conf"
 	SecurityFile = "etc/condor/config.d/20-grid-security.conf"
 	RoleFile     = "etc/condor/config.d/30-grid-role.conf"
 	PolicyFile   = "etc/condor/config.d/40-grid-policy.conf"
@@ -33,23 +34,28 @@ const (
 )
 
 // owned is every file of any role, in the order to write them: a key before
-// its certificate. Unit is what reads the file only when it starts; without
-// one the next use reads it: HTCondor opens its certificate for every new
-// connection, and automount runs the program map for every look-up.
-var owned = []struct{ path, unit string }{
-	{CAFile, ""},
-	{KeyFile, ""},
-	{CertFile, ""},
-	{MapFile, CondorUnit},
-	{NetworkFile, CondorUnit},
-	{SecurityFile, CondorUnit},
-	{RoleFile, CondorUnit},
-	{PolicyFile, CondorUnit},
-	{TuneFile, CondorUnit},
-	{ProgramMap, ""},
-	{MasterMap, AutofsUnit},
-	{NFSFile, NFSUnit},
-	{ExportsFile, NFSUnit},
+// its certificate. Unit is what reads the file only when it starts or, with
+// reload, when it is told to; without a unit the next use reads it: HTCondor
+// opens its certificate for every new connection, and automount runs the
+// program map for every look-up.
+var owned = []struct {
+	path, unit string
+	reload     bool
+}{
+	{CAFile, "", false},
+	{KeyFile, "", false},
+	{CertFile, "", false},
+	{MapFile, CondorUnit, false},
+	{NetworkFile, CondorUnit, false},
+	{MastersFile, CondorUnit, true}, // a restart would end the jobs that run
+	{SecurityFile, CondorUnit, false},
+	{RoleFile, CondorUnit, false},
+	{PolicyFile, CondorUnit, false},
+	{TuneFile, CondorUnit, false},
+	{ProgramMap, "", false},
+	{MasterMap, AutofsUnit, false},
+	{NFSFile, NFSUnit, false},
+	{ExportsFile, NFSUnit, false},
 }
 
 // Owned returns the paths of every file of any role, in the order to write
@@ -62,14 +68,15 @@ func Owned() []string {
 	return paths
 }
 
-// RestartOf returns the unit to restart when the file has changed, or "".
-func RestartOf(path string) string {
+// ReaderOf returns the unit that must take the file in when it has changed, or
+// "", and whether a reload is enough; else it is restarted.
+func ReaderOf(path string) (unit string, reload bool) {
 	for _, o := range owned {
 		if o.path == path {
-			return o.unit
+			return o.unit, o.reload
 		}
 	}
-	return ""
+	return "", false
 }
 
 // File is one file of the machine, owned by root.
@@ -104,6 +111,7 @@ func (m Machine) Files() ([]File, error) {
 		write func(Machine, *knob.Doc)
 	}{
 		{NetworkFile, Machine.network},
+		{MastersFile, Machine.masters},
 		{SecurityFile, Machine.security},
 		{RoleFile, Machine.role},
 		{PolicyFile, Machine.policy},

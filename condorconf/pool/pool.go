@@ -6,7 +6,8 @@
 // New knows the rules; Machine is their outcome, plain data a person can read;
 // Files turns it into the bytes of
 //
-//	/etc/condor/config.d/10-grid-network.conf   where the daemons listen, where the pool is
+//	/etc/condor/config.d/10-grid-network.conf   where the daemons listen
+//	/etc/condor/config.d/15-grid-masters.conf   where the pool is, and which others there are
 //	/etc/condor/config.d/20-grid-security.conf  who is who and who may do what
 //	/etc/condor/config.d/30-grid-role.conf      the daemons of the role
 //	/etc/condor/config.d/40-grid-policy.conf    whose jobs come first, slots, accounts
@@ -70,7 +71,11 @@ type Input struct {
 	Net    netip.Prefix // virtual address with the pool's mask
 	Roster []string     // names of the grid's masters, in the descriptor's order
 
+	Offers  []Offer  // of the masters that say they live; none: nothing is known
+	Current []string // masters of the pool that the machine is in; none: of no one
+
 	Masters       floppy.Choice // masters of this machine's pool
+	Serves        []string      // a master's: groups that are to take its pool before others
 	Flock         floppy.Choice // masters outside it that take its jobs, too
 	OwnerPreempts bool          // the owner's jobs, then the group's, preempt others
 	Slots         int           // static slots; 0: one slot that is divided as jobs need
@@ -94,6 +99,7 @@ type Machine struct {
 	Masters    []string     `json:"masters"`              // CONDOR_HOST
 	Flock      []string     `json:"flock,omitempty"`      // FLOCK_TO
 	Redundant  bool         `json:"redundant,omitempty"`  // one of several masters of its pool
+	Offer      *Offer       `json:"offer,omitempty"`      // a master's, to be published while it works
 	ScheddName string       `json:"schedd,omitempty"`     // stable name of the job queue
 	Preempt    bool         `json:"preempt,omitempty"`    // owner and group come first
 	CPUs       int          `json:"cpus,omitempty"`       // processors given to jobs
@@ -162,7 +168,11 @@ func (m *Machine) join(in Input) diag.List {
 	}
 	m.Masters = chosen(in.Masters, in.Roster)
 	problems = append(problems, known("condor.masters", m.Masters, in.Roster)...)
+	if in.Masters.All && in.Role != floppy.RoleMaster {
+		m.Masters = discover(in)
+	}
 	if in.Role == floppy.RoleMaster {
+		m.Offer = &Offer{Master: in.Name, Pool: m.Masters, Serves: in.Serves}
 		m.Redundant = len(m.Masters) > 1
 		if m.Redundant {
 			m.Daemons = append(m.Daemons, "HAD", "REPLICATION")

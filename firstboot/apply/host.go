@@ -7,13 +7,24 @@ import (
 	"strings"
 )
 
-// hostMark ends the line of /etc/hosts that is ours.
-const hostMark = "# this machine, by firstboot"
+// What ends the lines of /etc/hosts that are ours.
+const (
+	hostMark   = "# this machine, by firstboot"
+	masterMark = "# a master, by firstboot"
+)
+
+// Host is a name and its address.
+type Host struct {
+	Name    string
+	Address netip.Addr
+}
 
 // SetHost gives the tree its host name: /etc/hostname, and a line in
 // /etc/hosts, so that the name and the additional one (alias, "" for none)
-// resolve without a network. Files that are right already are not written.
-func SetHost(t *Tree, name string, address netip.Addr, alias string) error {
+// resolve without a network. The grid's masters stand there too: their
+// addresses are fixed, and the pool forms whatever becomes of DNS. Files that
+// are right already are not written.
+func SetHost(t *Tree, self Host, alias string, masters []Host) error {
 	old, err := t.ReadFile("etc/hosts")
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -22,8 +33,8 @@ func SetHost(t *Tree, name string, address netip.Addr, alias string) error {
 		path    string
 		content string
 	}{
-		{"etc/hosts", hostsText(string(old), name, address, alias)},
-		{"etc/hostname", name + "\n"},
+		{"etc/hosts", hostsText(string(old), self, alias, masters)},
+		{"etc/hostname", self.Name + "\n"},
 	} {
 		have, err := t.ReadFile(f.path)
 		if err == nil && string(have) == f.content {
@@ -36,21 +47,30 @@ func SetHost(t *Tree, name string, address netip.Addr, alias string) error {
 	return nil
 }
 
-// hostsText returns old with our line replaced, or added at the end.
-func hostsText(old, name string, address netip.Addr, alias string) string {
+// hostsText returns old with our lines replaced, or added at the end.
+func hostsText(old string, self Host, alias string, masters []Host) string {
 	var b strings.Builder
 	for line := range strings.Lines(old) {
-		if !strings.HasSuffix(strings.TrimSpace(line), hostMark) {
+		if bare := strings.TrimSpace(line); !strings.HasSuffix(bare, hostMark) && !strings.HasSuffix(bare, masterMark) {
 			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
 		}
 	}
-	names := []string{name}
-	if short, _, cut := strings.Cut(name, "."); cut {
-		names = append(names, short)
+	write := func(h Host, more []string, mark string) {
+		names := []string{h.Name}
+		if short, _, cut := strings.Cut(h.Name, "."); cut {
+			names = append(names, short)
+		}
+		b.WriteString(h.Address.String() + " " + strings.Join(append(names, more...), " ") + " " + mark + "\n")
 	}
-	if alias != "" && alias != name {
-		names = append(names, alias)
+	var more []string
+	if alias != "" && alias != self.Name {
+		more = []string{alias}
 	}
-	b.WriteString(address.String() + " " + strings.Join(names, " ") + " " + hostMark + "\n")
+	write(self, more, hostMark)
+	for _, m := range masters {
+		if m != self {
+			write(m, nil, masterMark)
+		}
+	}
 	return b.String()
 }

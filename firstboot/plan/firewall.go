@@ -22,6 +22,7 @@ type rulesInput struct {
 const (
 	outside     = "eth0" // the NIC to the internet (net.ifnames=0)
 	overlayPort = 4242   // UDP, DESIGN.md "Names and places"
+	beaconPort  = 4244   // UDP, from the LAN only
 	issuerPort  = 4243   // TCP on the virtual network
 )
 
@@ -63,6 +64,8 @@ func firewall(in rulesInput) []byte {
 	line(`		ip6 saddr fe80::/10 udp sport 547 udp dport 546 accept comment "DHCPv6"`)
 	if in.overlay {
 		line(`		udp dport %d accept comment "the overlay"`, overlayPort)
+		line(`		ip ttl 255 udp dport %d accept comment "beacons of the LAN: no router has passed them"`, beaconPort)
+		line(`		ip6 hoplimit 255 udp dport %d accept`, beaconPort)
 	}
 	line(`		iifname != "%s" tcp dport 22 accept comment "ssh on host-only networks"`, outside)
 	line(`		iifname != "%s" icmp type echo-request accept`, outside)

@@ -223,8 +223,11 @@ func (p *Plan) addUnits(in Input, rules []byte) {
 	if p.Overlay() {
 		n := in.Config.Network
 		n.Hostname = "" // firstboot's own
-		p.Units = append(p.Units, Unit{Name: "overlayd.service",
-			Key: hash([]byte(in.Config.Machine.Role), networkText(n), in.Overlay)})
+		key := hash([]byte(in.Config.Machine.Role), networkText(n), in.Overlay)
+		p.Units = append(p.Units, Unit{Name: "overlayd.service", Key: key})
+		if p.Role == floppy.RoleMaster {
+			p.Units = append(p.Units, Unit{Name: "grid-issuer.service", Key: key})
+		}
 	}
 }
 

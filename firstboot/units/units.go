@@ -10,6 +10,7 @@
 //	grid-firstboot   oneshot, before the network: floppy -> files, then /run/grid/applied
 //	grid-firewall    oneshot, before the network: the rules firstboot wrote
 //	overlayd         the virtual network; runs only behind /run/grid/{applied,overlay}
+//	grid-issuer      on masters, started by grid-watch: credentials for other machines
 //	grid-watch       address -> host name, HTCondor, READY; floppies inserted later
 //	grid-local@      started by udev: a blank disk becomes /mnt/local
 //

@@ -14,7 +14,8 @@
 //	                     ready ──> another address, renewal, floppy: from there again
 //
 // A job that fails makes the state failed, with the reason, and is tried again
-// after 1, 2, 4 ... 60 s, or at once when anything changes.
+// after 1, 2, 4 ... 60 s, or at once when anything changes. Without what
+// HTCondor cannot run without, Configure comes again after 1, 2, 4 ... 10 s.
 //
 // Invariants: at most one job (Look, Host, Configure, Units, Probe) is under
 // way, and its result is the only event that ends it. A job is done again only
@@ -60,7 +61,7 @@ type Report struct {
 }
 
 // Event is what happened: Applied, Refused, NoFloppy, Unchanged, MediaChanged,
-// Node, HostDone, Configured, UnitsDone, Probed or Tick.
+// Node, Offers, HostDone, Configured, UnitsDone, Probed, Offered or Tick.
 type Event any
 
 // Applied says that a plan holds in full: at the start, and as Look's result.
@@ -92,9 +93,13 @@ type Node struct {
 	Session int
 	Address netip.Addr // invalid while it has none
 	Name    string
-	Masters string // the roster, in any form that changes when it changes
+	Masters string // the roster: name=address, blanks between
 	Detail  string // why there is no address
 }
+
+// Offers is what masters say of themselves in the grid's store, in any form
+// that changes when it changes.
+type Offers struct{ Text string }
 
 // HostDone is Host's result.
 type HostDone struct{ Err error }
@@ -105,6 +110,7 @@ type Configured struct {
 	Renew time.Time // when to configure again; zero for never
 	// Waiting says why HTCondor cannot run yet, "" when it can.
 	Waiting string
+	Offer   string // to be published while this machine works; "" none
 	Err     error
 }
 
@@ -114,21 +120,25 @@ type UnitsDone struct{ Err error }
 // Probed is Probe's result: nil when everything works.
 type Probed struct{ Err error }
 
+// Offered is Offer's result.
+type Offered struct{ Err error }
+
 // Tick says that NextDeadline has come.
 type Tick struct{}
 
-// Action is what is to be done: Look, Host, Configure, Units, Probe (jobs,
-// each answered by one event), Announce or Tell.
+// Action is what is to be done: Look, Host, Configure, Units, Probe, Offer
+// (jobs, each answered by one event), Announce or Tell.
 type Action any
 
 // Look is to look for a floppy among what can be put in, and to apply it.
 type Look struct{}
 
-// Host is to give the machine its name.
+// Host is to give the machine its name, and to make the masters' names known.
 type Host struct {
 	Name    string
 	Address netip.Addr
 	Alias   string
+	Masters string // as Node has them
 }
 
 // Configure is to write the role's configuration.
@@ -161,11 +171,16 @@ func (u Units) after(undone Units) Units {
 }
 
 // Probe is to find out whether the role works: its units run and, where
-// Collector is valid, an HTCondor collector answers there.
+// Collector is valid, an HTCondor collector answers there; where Machine is not
+// empty, a collector of the pool knows the machine of that name.
 type Probe struct {
 	Units     []string
 	Collector netip.AddrPort
+	Machine   string
 }
+
+// Offer is to publish what this master says of itself; "" is to withdraw it.
+type Offer struct{ Text string }
 
 // Announce is to write a line on every console.
 type Announce struct{ Line string }
@@ -177,7 +192,8 @@ const (
 	condorPort = 9618             // TCP, HTCondor's shared port
 	patience   = 90 * time.Second // before services that do not answer are called failed
 	probeEvery = time.Second
-	waitEvery  = 10 * time.Second // for what HTCondor cannot run without
+	probeShare = 3                // a probe runs at most one part in so many of the time: HTCondor's tools are slow, and what starts needs the processor
+	maxWait    = 10 * time.Second // for what HTCondor cannot run without
 	maxBackoff = time.Minute
 )
 
@@ -199,15 +215,28 @@ type Machine struct {
 	configured string    // what the configuration was written for
 	renew      time.Time // when to write it again
 	waiting    string    // why HTCondor cannot run yet
+	waits      int       // answers in a row that it cannot
 	runs       []string  // units that the configuration wants to run
 	works      bool      // probed
+	offers     string    // what masters say of themselves
+	offer      string    // what this one has to say, "" for nothing
+	offered    offered   // what it has said
+	offerAgain time.Time // not to be said before
 	since      time.Time // of the first probe after a change
+	asked      time.Time // of the last probe
 	announced  string    // the last line
 
 	failure string    // of the last job, "" when it was done
 	fails   int       // jobs failed in a row
 	retry   time.Time // no job before
 	told    Report
+}
+
+// offered is an Offer and the overlayd that has it: one that is restarted has
+// none.
+type offered struct {
+	text    string
+	session int
 }
 
 // New returns a machine that has announced a line already in this boot, ""
@@ -221,6 +250,9 @@ func (m *Machine) NextDeadline() time.Time {
 	}
 	if !m.retry.IsZero() {
 		return m.retry
+	}
+	if m.renew.IsZero() || !m.offerAgain.IsZero() && m.offerAgain.Before(m.renew) {
+		return m.offerAgain
 	}
 	return m.renew
 }
@@ -253,6 +285,13 @@ func (m *Machine) take(now time.Time, event Event) {
 		m.look = true
 	case Node:
 		m.takeNode(e)
+	case Offers:
+		m.offers = e.Text
+	case Offered:
+		m.busy = false
+		if e.Err != nil {
+			m.offered, m.offerAgain = offered{}, now.Add(maxWait)
+		}
 	case HostDone:
 		m.done(now, e.Err)
 		if e.Err != nil {
@@ -303,14 +342,17 @@ func (m *Machine) takeConfigured(now time.Time, e Configured) {
 		m.configured = ""
 		return
 	}
-	m.renew, m.waiting = e.Renew, e.Waiting
+	m.renew, m.waiting, m.offer = e.Renew, e.Waiting, e.Offer
 	m.units = e.Units
 	m.runs = slices.DeleteFunc(slices.Concat(e.Units.Start, e.Units.Restart),
 		func(u string) bool { return slices.Contains(e.Units.Stop, u) })
 	slices.Sort(m.runs)
 	m.runs = slices.Compact(m.runs)
-	if e.Waiting != "" {
-		m.renew = now.Add(waitEvery)
+	if e.Waiting == "" {
+		m.waits = 0
+	} else {
+		m.renew = now.Add(min(time.Second<<min(m.waits, 10), maxWait))
+		m.waits++
 	}
 	if e.Waiting != "" || len(e.Units.Restart) > 0 {
 		m.doubt()
@@ -327,7 +369,7 @@ func (m *Machine) takeProbed(now time.Time, e Probed) {
 		m.since = time.Time{}
 		return
 	}
-	m.retry = now.Add(probeEvery)
+	m.retry = now.Add(max(probeEvery, (probeShare-1)*now.Sub(m.asked)))
 	if now.Sub(m.since) >= patience {
 		m.failure = e.Err.Error()
 	}
@@ -343,6 +385,12 @@ func (m *Machine) next(now time.Time) []Action {
 		} else if line := m.line(); line != "" && line != m.announced {
 			m.announced = line
 			actions = append(actions, Announce{line})
+		}
+		if !m.busy && m.applied != nil {
+			if job := m.offerJob(now); job != nil {
+				m.busy = true
+				actions = append(actions, job)
+			}
 		}
 	}
 	if r := m.report(); r != m.told {
@@ -379,7 +427,7 @@ func (m *Machine) roleJob(now time.Time) Action {
 		m.host = host
 		return host
 	}
-	want := fmt.Sprint(m.applied.Plan, host.Address, host.Name, m.node.Masters)
+	want := fmt.Sprint(m.applied.Plan, host.Address, host.Name, m.node.Masters, m.offers)
 	if want != m.configured || !m.renew.IsZero() && !now.Before(m.renew) {
 		m.configured = want
 		return Configure{}
@@ -388,9 +436,22 @@ func (m *Machine) roleJob(now time.Time) Action {
 		if m.since.IsZero() {
 			m.since = now
 		}
-		return m.probe(host.Address)
+		m.asked = now
+		return m.probe(host)
 	}
 	return nil
+}
+
+// offerJob returns what is to be published or withdrawn, nil for nothing. It
+// comes after everything else: nobody waits for it here, and the store may be
+// slow or not there yet, which is no failure of this machine.
+func (m *Machine) offerJob(now time.Time) Action {
+	say := offered{m.offer, m.node.Session}
+	if say == m.offered || m.offer == "" && m.offered.text == "" || !m.works || now.Before(m.offerAgain) {
+		return nil
+	}
+	m.offered, m.offerAgain = say, time.Time{}
+	return Offer{m.offer}
 }
 
 // wantHost returns the name and address the machine should have, and whether
@@ -399,13 +460,15 @@ func (m *Machine) wantHost() (Host, bool) {
 	if !m.applied.Overlay {
 		return Host{Name: "standalone", Address: netip.AddrFrom4([4]byte{127, 0, 0, 1}), Alias: m.applied.Hostname}, true
 	}
-	return Host{m.node.Name, m.node.Address, m.applied.Hostname}, m.node.Address.IsValid()
+	return Host{m.node.Name, m.node.Address, m.applied.Hostname, m.node.Masters}, m.node.Address.IsValid()
 }
 
-func (m *Machine) probe(address netip.Addr) Probe {
+func (m *Machine) probe(host Host) Probe {
 	p := Probe{Units: m.runs}
 	if m.applied.Role == "master" || m.applied.Role == "standalone" {
-		p.Collector = netip.AddrPortFrom(address, condorPort)
+		p.Collector = netip.AddrPortFrom(host.Address, condorPort)
+	} else {
+		p.Machine = host.Name
 	}
 	return p
 }

@@ -45,7 +45,7 @@ var (
 	none      []Action
 )
 
-func host(n Node, alias string) Host { return Host{n.Name, n.Address, alias} }
+func host(n Node, alias string) Host { return Host{n.Name, n.Address, alias, n.Masters} }
 
 func probeOf(a netip.Addr) Probe {
 	return Probe{Units: []string{"condor.service"}, Collector: netip.AddrPortFrom(a, 9618)}
@@ -75,21 +75,23 @@ func TestStories(t *testing.T) {
 		"master boots": toReady(),
 		"standalone needs no address": {
 			{0, alone, []Action{alone.Units}, StateStarting, 0},
-			{1 * s, UnitsDone{}, []Action{Host{"standalone", lo, ""}}, StateStarting, 0},
+			{1 * s, UnitsDone{}, []Action{Host{"standalone", lo, "", ""}}, StateStarting, 0},
 			{1 * s, HostDone{}, []Action{Configure{}}, StateStarting, 0},
 			{2 * s, Configured{Units: condor}, []Action{condor}, StateStarting, 0},
 			{3 * s, UnitsDone{}, []Action{probeOf(lo)}, StateStarting, 0},
 			{3 * s, Probed{}, []Action{Announce{"grid-appliance: READY name=standalone address=127.0.0.1 role=standalone grid=none group=none"}}, StateReady, 0},
 		},
-		"worker waits for its credential, and it has no collector to probe": {
+		"worker waits for its credential, and is ready when the pool knows it": {
 			{0, worker, []Action{boot}, StateApplied, 0},
 			{1 * s, UnitsDone{}, none, StateJoining, 0},
 			{2 * s, node, []Action{host(node, "")}, StateStarting, 0},
 			{2 * s, HostDone{}, []Action{Configure{}}, StateStarting, 0},
-			{3 * s, Configured{Waiting: "no certificate yet"}, none, StateStarting, 13 * s},
+			{3 * s, Configured{Waiting: "no certificate yet"}, none, StateStarting, 4 * s},
+			{4 * s, Tick{}, []Action{Configure{}}, StateStarting, 0},
+			{5 * s, Configured{Waiting: "no certificate yet"}, none, StateStarting, 7 * s},
 			{13 * s, Tick{}, []Action{Configure{}}, StateStarting, 0},
 			{14 * s, Configured{Units: condor}, []Action{condor}, StateStarting, 0},
-			{15 * s, UnitsDone{}, []Action{Probe{Units: []string{"condor.service"}}}, StateStarting, 0},
+			{15 * s, UnitsDone{}, []Action{Probe{Units: []string{"condor.service"}, Machine: "C250000002.ipop"}}, StateStarting, 0},
 			{15 * s, Probed{}, []Action{Announce{"grid-appliance: READY name=C250000002.ipop address=10.250.0.2 role=worker grid=archer group=physics"}}, StateReady, 0},
 		},
 		"same address again does nothing": append(toReady(),
@@ -105,12 +107,33 @@ func TestStories(t *testing.T) {
 			step{12 * s, node, []Action{probeOf(address)}, StateStarting, 0},
 			step{12 * s, Probed{}, none, StateReady, time.Hour}),
 		"another roster configures again": append(toReady(),
-			step{10 * s, Node{1, address, node.Name, "m1 m2", ""}, []Action{Configure{}}, StateReady, 0},
+			step{10 * s, Node{1, address, node.Name, "m1 m2", ""}, []Action{Host{node.Name, address, "head", "m1 m2"}}, StateReady, 0},
+			step{10 * s, HostDone{}, []Action{Configure{}}, StateReady, 0},
 			step{11 * s, Configured{Units: again}, []Action{again}, StateStarting, 0}),
 		"renewal restarts nothing": append(toReady(),
 			step{time.Hour, Tick{}, []Action{Configure{}}, StateReady, 0},
 			step{time.Hour, Configured{Units: condor, Renew: start.Add(2 * time.Hour)}, []Action{condor}, StateReady, 0},
 			step{time.Hour, UnitsDone{}, none, StateReady, 2 * time.Hour}),
+		"a master that works says so, again after overlayd's restart, and takes it back": {
+			{0, master, []Action{boot}, StateApplied, 0},
+			{1 * s, UnitsDone{}, none, StateJoining, 0},
+			{2 * s, node, []Action{host(node, "head")}, StateStarting, 0},
+			{2 * s, HostDone{}, []Action{Configure{}}, StateStarting, 0},
+			{3 * s, Configured{Units: condor, Offer: "I"}, []Action{condor}, StateStarting, 0},
+			{4 * s, UnitsDone{}, []Action{probeOf(address)}, StateStarting, 0},
+			{4 * s, Probed{}, []Action{ready(node), Offer{"I"}}, StateReady, 0},
+			{5 * s, Offered{errBroken}, none, StateReady, 15 * s},
+			{15 * s, Tick{}, []Action{Offer{"I"}}, StateReady, 0},
+			{16 * s, Offered{}, none, StateReady, 0},
+			{20 * s, lost, none, StateJoining, 0},
+			{22 * s, Node{Session: 2, Address: address, Name: node.Name, Masters: "m1"}, []Action{probeOf(address)}, StateStarting, 0},
+			{22 * s, Probed{}, []Action{Offer{"I"}}, StateReady, 0},
+			{23 * s, Offered{}, none, StateReady, 0},
+			{30 * s, Offers{"others"}, []Action{Configure{}}, StateReady, 0},
+			{31 * s, Configured{Units: condor}, []Action{condor}, StateReady, 0},
+			{31 * s, UnitsDone{}, []Action{Offer{""}}, StateReady, 0},
+			{32 * s, Offered{}, none, StateReady, 0},
+		},
 		"failure is tried again, later and later, and at once when something changes": {
 			{0, master, []Action{boot}, StateApplied, 0},
 			{1 * s, UnitsDone{errBroken}, none, StateFailed, 2 * s},
@@ -128,9 +151,10 @@ func TestStories(t *testing.T) {
 		},
 		"services that never answer are called failed in the end": append(toReady()[:7],
 			step{93 * s, Tick{}, []Action{probeOf(address)}, StateStarting, 0},
-			step{94 * s, Probed{errBroken}, none, StateFailed, 95 * s},
-			step{95 * s, Tick{}, []Action{probeOf(address)}, StateFailed, 0},
-			step{96 * s, Probed{}, []Action{ready(node)}, StateReady, time.Hour}),
+			// A probe that took a second is followed by two without one.
+			step{94 * s, Probed{errBroken}, none, StateFailed, 96 * s},
+			step{96 * s, Tick{}, []Action{probeOf(address)}, StateFailed, 0},
+			step{97 * s, Probed{}, []Action{ready(node)}, StateReady, time.Hour}),
 		"floppy put in later": {
 			{0, NoFloppy{}, none, StateWaiting, 0},
 			{5 * s, MediaChanged{}, []Action{Look{}}, StateWaiting, 0},
@@ -268,7 +292,7 @@ func randomEvent(rng *rand.Rand, job *Action, asked *int) Event {
 		case Configure:
 			u := []Units{condor, again}[rng.IntN(2)]
 			*asked += len(u.Restart)
-			return Configured{Units: u, Err: err}
+			return Configured{Units: u, Err: err, Offer: []string{"", "I"}[rng.IntN(2)]}
 		case Units:
 			if err == nil {
 				*asked = 0
@@ -276,9 +300,11 @@ func randomEvent(rng *rand.Rand, job *Action, asked *int) Event {
 			return UnitsDone{err}
 		case Probe:
 			return Probed{err}
+		case Offer:
+			return Offered{err}
 		}
 	}
-	return []Event{Tick{}, node, moved, lost, MediaChanged{}}[rng.IntN(5)]
+	return []Event{Tick{}, node, moved, lost, MediaChanged{}, Offers{"one"}, Offers{"two"}}[rng.IntN(7)]
 }
 
 func TestDiff(t *testing.T) {

@@ -90,9 +90,9 @@ func Delta(p string, below, full []byte) []byte {
 	if !ok || bytes.Equal(below, full) {
 		return nil
 	}
-	old := index(f.parse(below))
+	old := index(f.records(below))
 	var out []record
-	for _, r := range f.parse(full) {
+	for _, r := range f.records(full) {
 		if o, ok := old[r.key]; !ok || o.text != r.text {
 			out = append(out, r)
 		}
@@ -115,7 +115,7 @@ func Join(p string, layers ...[]byte) []byte {
 	var out []record
 	at := map[string]int{}
 	for _, text := range layers {
-		for _, r := range f.parse(text) {
+		for _, r := range f.records(text) {
 			i, known := at[r.key]
 			switch {
 			case !known:
@@ -138,9 +138,9 @@ func Merge(p string, was, mine, now []byte) []byte {
 	if !ok || bytes.Equal(was, now) {
 		return mine
 	}
-	old, own := index(f.parse(was)), index(f.parse(mine))
+	old, own := index(f.records(was)), index(f.records(mine))
 	var out []record
-	for _, n := range f.parse(now) {
+	for _, n := range f.records(now) {
 		o, before := old[n.key]
 		m, have := own[n.key]
 		switch {
@@ -154,7 +154,7 @@ func Merge(p string, was, mine, now []byte) []byte {
 		}
 	}
 	fresh := index(out)
-	for _, m := range f.parse(mine) {
+	for _, m := range f.records(mine) {
 		if _, done := fresh[m.key]; done {
 			continue
 		}
@@ -163,6 +163,17 @@ func Merge(p string, was, mine, now []byte) []byte {
 		}
 	}
 	return f.render(out)
+}
+
+// records returns the records of a file. Of equal keys, which no sound file
+// has, the first one counts, as for the programs that search it.
+func (f format) records(text []byte) []record {
+	seen := map[string]bool{}
+	return slices.DeleteFunc(f.parse(text), func(r record) bool {
+		again := seen[r.key]
+		seen[r.key] = true
+		return again
+	})
 }
 
 func index(rs []record) map[string]record {
@@ -230,14 +241,17 @@ func overrides(text []byte) []record {
 	return out
 }
 
-// triples: dpkg's diversions, three lines each; the key is the first.
+// triples: dpkg's diversions, three lines each; the key is the first. Lines
+// that a cut off file lacks at its end are empty ones: a short record would
+// move the borders of those that come to stand after it.
 func triples(text []byte) []record {
 	all := splitLines(text)
+	for len(all)%3 != 0 {
+		all = append(all, "")
+	}
 	var out []record
-	for len(all) > 0 {
-		n := min(3, len(all))
-		out = append(out, record{all[0], strings.Join(all[:n], "\n")})
-		all = all[n:]
+	for t := range slices.Chunk(all, 3) {
+		out = append(out, record{t[0], strings.Join(t, "\n")})
 	}
 	return out
 }

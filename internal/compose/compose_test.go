@@ -155,6 +155,7 @@ func TestLoaderCache(t *testing.T) {
 func FuzzMerge(f *testing.F) {
 	f.Add(0, []byte("a:x:1:\n"), []byte("a:x:2:\nb:x:3:c\n"), []byte("a:x:1:d\n"))
 	f.Add(13, []byte(editor("a 1")), []byte(editor("a 1", "b 2")), []byte(editor("c 3")))
+	f.Add(10, []byte("/bin/a\n/bin/a.x\n:\n"), []byte("/bin/a\n/bin/a.y\n:\n/bin/b\n/bin/b.y\n"), []byte("/bin/b\n/bin/b.x\n:\n/bin/c\n"))
 	f.Fuzz(func(t *testing.T, kind int, was, mine, now []byte) {
 		p := strings.NewReplacer("[A-Za-z]*", "File", "*", "x").Replace(shared[uint(kind)%uint(len(shared))].pattern)
 		Join(p, was, Delta(p, was, mine), Delta(p, was, now))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -73,6 +74,18 @@ type Container struct {
 // system is shut down when the test ends.
 func Boot(t testing.TB, root string, prepare func(root string)) *Container {
 	t.Helper()
+	return boot(t, root, prepare, "--private-network")
+}
+
+// Boot is the function Boot for a system whose network is n: its interfaces,
+// cables and addresses, as they are and as they change.
+func (n *Node) Boot(root string, prepare func(root string)) *Container {
+	n.t.Helper()
+	return boot(n.t, root, prepare, fmt.Sprintf("--network-namespace-path=/proc/%d/fd/%d", os.Getpid(), int(n.ns)))
+}
+
+func boot(t testing.TB, root string, prepare func(root string), network string) *Container {
+	t.Helper()
 	need.Root(t)
 	need.Tool(t, "systemd-nspawn", "nsenter")
 	c := &Container{}
@@ -89,7 +102,7 @@ func Boot(t testing.TB, root string, prepare func(root string)) *Container {
 			prepare(lab + "/root")
 		}
 		c.Process = start(t, []string{"systemd-nspawn", "--boot", "--directory=" + lab + "/root", "--machine=netlab",
-			"--register=no", "--keep-unit", "--private-network", "--capability=CAP_NET_ADMIN", "--bind=/dev/net/tun"})
+			"--register=no", "--keep-unit", network, "--capability=CAP_NET_ADMIN", "--bind=/dev/net/tun"})
 	})
 	t.Cleanup(func() { c.Shutdown() })
 	c.leader = c.findLeader()
@@ -177,6 +190,15 @@ func (c *Container) poll(patience time.Duration, done func(string) bool, argv ..
 	}
 	c.t.Fatalf("%s is still %q after %v:\n%s", strings.Join(argv, " "), last, patience, c.Output())
 	return last
+}
+
+// Kill ends the system at once, as a power cut does.
+func (c *Container) Kill() {
+	c.t.Helper()
+	pid, err := strconv.Atoi(c.leader)
+	check(c.t, err)
+	check(c.t, syscall.Kill(pid, syscall.SIGKILL))
+	<-c.done
 }
 
 // Shutdown stops the system in order and waits for its end; it says whether

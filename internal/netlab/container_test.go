@@ -49,3 +49,17 @@ func TestContainer(t *testing.T) {
 		t.Errorf("the root was changed: %d files in etc, before %d", len(after), len(before))
 	}
 }
+
+// TestContainerOnANode: a system booted on a node has the node's interfaces
+// and reaches what the node reaches.
+func TestContainerOnANode(t *testing.T) {
+	root := Root(t, need.Container(t))
+	lab := New(t)
+	pc, other := lab.Node("pc"), lab.Node("other")
+	lab.Cable(pc, "192.0.2.1/24", other, "192.0.2.2/24")
+	c := pc.Boot(root, func(root string) {
+		check(t, os.WriteFile(root+"/etc/systemd/network/05-lab.network", []byte("[Match]\nName=eth0\n[Network]\nAddress=192.0.2.1/24\n"), 0o644))
+	})
+	c.WaitBooted(3 * time.Minute)
+	c.Run("ping", "-c", "1", "-W", "5", "192.0.2.2")
+}

@@ -5,11 +5,17 @@
 //	lab := netlab.New(t)
 //	wan := lab.Switch("wan")
 //	home := lab.Switch("home")
-//	lab.NAT("router", wan, "192.0.2.1/24", home, "192.168.1.1/24")
+//	lab.NAT("router", netlab.Home, netlab.Line{Delay: 20 * time.Millisecond},
+//		wan, "192.0.2.1/24", home, "192.168.1.1/24")
 //	pc := lab.Node("pc")
 //	home.Plug(pc, "192.168.1.10/24").Default("192.168.1.1")
 //
-//	   pc --- home --- router(NAT) --- wan --- ...
+//	   pc --- home --- router(NAT) ~~~ wan --- ...
+//
+// A cable (---) is a veth pair and as fast as the machine; a line (~~~) is a
+// cable with a delay and a loss. A NAT behaves as a Behaviour says, in the
+// terms of RFC 4787; a test measures every one. Stream sends numbered packets
+// and counts what became of each.
 //
 // A namespace has no name in the file system: it lives as long as the lab or
 // a process in it, so nothing is left behind when a test is killed. Processes
@@ -20,7 +26,6 @@
 package netlab
 
 import (
-	"context"
 	"net"
 	"runtime"
 	"strconv"
@@ -222,10 +227,25 @@ func (l *Lab) Switch(name string) *Switch {
 	return &Switch{lab: l, node: n}
 }
 
-// Plug joins n to the network with an address and its mask.
+// Plug joins n to the network by a cable, with an address and its mask.
 func (s *Switch) Plug(n *Node, address string) Port {
 	s.lab.t.Helper()
 	port, end := s.lab.Cable(n, address, s.node, "")
+	s.take(end)
+	return port
+}
+
+// PlugLine is Plug by a line.
+func (s *Switch) PlugLine(n *Node, address string, line Line) Port {
+	s.lab.t.Helper()
+	port, end := s.lab.Line(line, n, address, s.node, "")
+	s.take(end)
+	return port
+}
+
+// take makes a cable's end one of the bridge's.
+func (s *Switch) take(end Port) {
+	s.lab.t.Helper()
 	s.node.Do(func() {
 		link, err := netlink.LinkByName(end.name)
 		s.lab.check(err)
@@ -233,34 +253,6 @@ func (s *Switch) Plug(n *Node, address string) Port {
 		s.lab.check(err)
 		s.lab.check(netlink.LinkSetMaster(link, br))
 	})
-	return port
-}
-
-// NAT makes a home router between two networks: it masquerades what goes out,
-// keeps ports where it can, and drops what comes to its outside unasked. The
-// last is not a nicety: a router that accepts such packets makes a connection
-// entry for an early hole punch, with the very ports the inside needs, and
-// punching then fails in a way no real router shows.
-func (l *Lab) NAT(name string, outside *Switch, outsideAddress string, inside *Switch, insideAddress string) *Node {
-	l.t.Helper()
-	need.Tool(l.t, "nft")
-	n := l.Node(name)
-	out := outside.Plug(n, outsideAddress)
-	inside.Plug(n, insideAddress)
-	n.Do(func() {
-		_, err := sysrun.Run(l.t.Context(), sysrun.Command{Name: "nft", Args: []string{"-f", "-"}, Stdin: strings.NewReader(`
-			table ip nat {
-				chain out { type nat hook postrouting priority srcnat; oifname "` + out.name + `" masquerade; }
-			}
-			table ip filter {
-				chain input { type filter hook input priority 0; iifname "` + out.name + `" ct state new drop; }
-				chain forward { type filter hook forward priority 0; iifname "` + out.name + `" ct state new drop; }
-			}`)})
-		l.check(err)
-		_, err = sysrun.Run(context.Background(), sysrun.Command{Name: "sysctl", Args: []string{"-qw", "net.ipv4.ip_forward=1"}})
-		l.check(err)
-	})
-	return n
 }
 
 func (l *Lab) check(err error) {

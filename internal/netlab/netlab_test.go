@@ -61,31 +61,6 @@ func TestCableAndSeparation(t *testing.T) {
 	}
 }
 
-func TestNAT(t *testing.T) {
-	lab := New(t)
-	wan, home := lab.Switch("wan"), lab.Switch("home")
-	router := lab.NAT("router", wan, "192.0.2.1/24", home, "192.168.1.1/24")
-	pc, server := lab.Node("pc"), lab.Node("server")
-	home.Plug(pc, "192.168.1.10/24").Default("192.168.1.1")
-	wan.Plug(server, "192.0.2.9/24").Default("192.0.2.1")
-	echo(t, server, "0.0.0.0:4000")
-	echo(t, pc, "0.0.0.0:4000")
-	echo(t, router, "0.0.0.0:4000")
-
-	if got := ask(t, pc, "192.0.2.9:4000"); !strings.HasPrefix(got, "192.0.2.1:") {
-		t.Errorf("from inside: the server saw %q, want the router 192.0.2.1", got)
-	}
-	if got := ask(t, server, "192.168.1.10:4000"); got != "" {
-		t.Errorf("from outside: answer %q, want none", got)
-	}
-	if got := ask(t, pc, "192.168.1.1:4000"); !strings.HasPrefix(got, "192.168.1.10:") {
-		t.Errorf("the router itself, from inside: answer %q, want one to 192.168.1.10", got)
-	}
-	if got := ask(t, server, "192.0.2.1:4000"); got != "" {
-		t.Errorf("the router itself, from outside: answer %q, want none", got)
-	}
-}
-
 func TestProcess(t *testing.T) {
 	lab := New(t)
 	n := lab.Node("n")

@@ -60,14 +60,16 @@ func (n *Node) StartMounted(binds map[string]string, argv ...string) *Process {
 func privateMounts(t testing.TB, f func()) {
 	t.Helper()
 	var wg sync.WaitGroup
+	whole := false
 	wg.Go(func() {
 		runtime.LockOSThread() // and never unlocked: the thread ends with the goroutine
 		check(t, unix.Unshare(unix.CLONE_NEWNS))
 		check(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
 		f()
+		whole = true
 	})
 	wg.Wait()
-	if t.Failed() {
+	if !whole {
 		t.FailNow()
 	}
 }

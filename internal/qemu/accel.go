@@ -29,8 +29,10 @@ func (a Accelerator) arguments() []string {
 	if a == KVM {
 		return []string{"-accel", "kvm", "-cpu", "host"}
 	}
-	// Nehalem is x86-64-v2, what VMware and VirtualBox at least give a guest.
-	return []string{"-accel", "tcg", "-cpu", "Nehalem"}
+	// x86-64-v2 is what VMware and VirtualBox at least give a guest. On a
+	// processor of AMD's Linux needs no page-table isolation, which would empty
+	// the emulated TLB at each system call: a boot takes a fifth less.
+	return []string{"-accel", "tcg", "-cpu", "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+lahf_lm"}
 }
 
 // processors is how many a machine has unless told otherwise. Emulated ones

@@ -16,7 +16,7 @@ import (
 
 // programs are the commands whose lines in documents are checked against
 // their own help.
-var programs = []string{"builder", "firstboot", "overlayd", "condorconf"}
+var programs = []string{"builder", "firstboot", "overlayd", "condorconf", "grid"}
 
 // block is one fenced block of a document.
 type block struct {

@@ -40,9 +40,18 @@ var rules = []rule{
 	{from: "internal", to: "condorconf", reason: "internal packages serve the parts"},
 	{from: "overlayd/control", to: "overlayd/node", reason: "the socket does not know the daemon"},
 	{from: "overlayd/device", to: "overlayd/node", reason: "the device does not know the daemon"},
+	{from: "overlayd/datapath", to: "overlayd/node", reason: "the data path asks nobody"},
+	{from: "overlayd/datapath", to: "overlayd/core", reason: "the data path knows a Table and no protocol"},
+	{from: "overlayd/datapath", to: "overlayd/link", reason: "the data path knows a Table and no protocol"},
+	{from: "overlayd/issuer", to: "overlayd", except: []string{"overlayd/control"}, reason: "the issuing service asks the daemon over its socket"},
 	{from: "overlayd/nodeid", to: "overlayd", reason: "nodeid is a leaf"},
 	{from: "overlayd/piece", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire"}, reason: "piece serves dht and gossip"},
 	{from: "overlayd/dht", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
+	{from: "overlayd/stream", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/session", "overlayd/transport"}, reason: "stream carries datagrams and knows no protocol"},
+	{from: "overlayd/underlay", to: "overlayd", reason: "underlay is a leaf"},
+	{from: "overlayd/portmap", to: "overlayd", reason: "portmap is a leaf"},
+	{from: "overlayd/discover", to: "overlayd/node", reason: "who finds contacts does not know the daemon"},
+	{from: "overlayd/bootstrap", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/session"}, reason: "a bootstrap is no node"},
 	{from: "overlayd/gossip", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/wire", "overlayd/piece"}, reason: "core joins the machines"},
 	{from: "overlayd/sim", to: "overlayd", except: []string{"overlayd/nodeid", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/watch"}, reason: "the simulated network knows no protocol"},
 }
@@ -50,13 +59,14 @@ var rules = []rule{
 // pure packages are handed events and the time and answer with values.
 var pure = []string{"builder/plan", "builder/descriptor", "firstboot/plan", "firstboot/watch", "condorconf/pool", "condorconf/knob",
 	"overlayd/nodeid", "overlayd/wire", "overlayd/core", "overlayd/ring", "overlayd/piece", "overlayd/dht", "overlayd/gossip",
-	"overlayd/session", "overlayd/link", "overlayd/relay", "overlayd/lease"}
+	"overlayd/session", "overlayd/link", "overlayd/relay", "overlayd/lease", "overlayd/packet", "overlayd/vnet",
+	"overlayd/bootstrap"}
 
 // impure names what a pure package may not import.
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report", "overlayd/sim/watch"}
+var testOnly = []string{"internal/need", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/control/controltest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report", "overlayd/sim/watch", "overlayd/bench"}
 
 // pkg is one package folder of the repository.
 type pkg struct {

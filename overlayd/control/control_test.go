@@ -1,4 +1,4 @@
-package control
+package control_test
 
 import (
 	"bytes"
@@ -18,51 +18,36 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"gridappliance/overlayd/control"
+	"gridappliance/overlayd/control/controltest"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
 
-var (
-	ownAddress = netip.MustParseAddr("10.250.0.2")
-	morning    = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
-	compareIP  = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
-)
-
-func running() Status {
-	return Status{
-		State: StateRunning, Version: "test", Grid: "archer", Namespace: "archer",
-		NodeID: "0102030405060708090a0b0c0d0e0f10", Role: "master", User: "master-1", Group: "infra",
-		Device: "tapipop", Address: netip.PrefixFrom(ownAddress, 16), Name: HostName(ownAddress),
-		Since: morning, Masters: []Master{{Name: HostName(ownAddress), Address: ownAddress}}, Descr: 1,
-		Cert: Certificate{Serial: "2a", NotBefore: morning, NotAfter: morning.Add(24 * time.Hour)},
-	}
-}
-
-func owner() Whois {
-	return Whois{Address: ownAddress, Name: HostName(ownAddress), NodeID: "0102", User: "master-1", Group: "infra", Role: "master"}
-}
-
-// backend knows one address.
-type backend struct{}
-
-func (backend) Counters() map[string]uint64 { return map[string]uint64{"drop/no-session": 3} }
-
-func (backend) Whois(_ context.Context, a netip.Addr) (Whois, error) {
-	if a != ownAddress {
-		return Whois{}, ErrUnknown
-	}
-	return owner(), nil
-}
+var compareIP = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{}, netip.AddrPort{})
 
 // serve runs a server with status first and returns it with a client.
-func serve(t *testing.T, first Status) (*Server, *Client, string) {
+func serve(t *testing.T, first control.Status) (*control.Server, *control.Client, string) {
+	t.Helper()
+	return serveBackend(t, &controltest.Node{}, first)
+}
+
+// serveNode runs a server for b and returns a client.
+func serveNode(t *testing.T, b control.Backend) *control.Client {
+	t.Helper()
+	_, c, _ := serveBackend(t, b, controltest.Status())
+	return c
+}
+
+func serveBackend(t *testing.T, b control.Backend, first control.Status) (*control.Server, *control.Client, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "control.sock")
-	ln, err := Listen(path)
+	ln, err := control.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := NewServer(backend{}, first)
+	s := control.NewServer(b, first)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(ctx, ln) }()
@@ -72,16 +57,32 @@ func serve(t *testing.T, first Status) (*Server, *Client, string) {
 			t.Errorf("Serve: %v", err)
 		}
 	})
-	return s, Dial(path), path
+	return s, control.Dial(path), path
 }
 
 func TestGolden(t *testing.T) {
-	full := running()
-	full.Counters = backend{}.Counters()
+	n, ctx := &controltest.Node{}, t.Context()
+	full := controltest.Status()
+	full.Live = n.Live()
+	must := func(v any, err error) any {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	worker := control.Target{Address: controltest.Worker.Address}
 	for name, v := range map[string]any{
 		"status-running": full,
-		"status-joining": Status{State: StateJoining, Reason: "no overlay peers", Version: "test", Grid: "archer", Role: "worker", Masters: []Master{}},
-		"whois":          owner(),
+		"status-joining": control.Status{State: control.StateJoining, Reason: "no overlay peers", Version: "test", Grid: "archer", Role: "worker", Masters: []control.Master{}},
+		"whois":          controltest.Self,
+		"peers":          must(n.Peers(ctx)),
+		"why":            must(n.Why(ctx, worker)),
+		"pong":           must(n.Ping(ctx, worker)),
+		"found":          must(n.Lookup(ctx, control.Key{})),
+		"records":        must(n.Get(ctx, control.RecordName{Kind: "service", Name: "collector"})),
+		"stored":         control.Stored{Copies: 5},
+		"crawled":        control.Crawled{NodeID: controltest.Self.NodeID, Hops: 2, Took: control.Millis(20 * time.Millisecond), Consistent: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := json.MarshalIndent(v, "", "  ")
@@ -107,72 +108,72 @@ func TestGolden(t *testing.T) {
 }
 
 func TestStatusAndWhois(t *testing.T) {
-	_, c, _ := serve(t, running())
+	_, c, _ := serve(t, controltest.Status())
 	got, err := c.Status(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := running()
-	want.Counters = backend{}.Counters()
+	want := controltest.Status()
+	want.Live = (&controltest.Node{}).Live()
 	if diff := cmp.Diff(want, got, compareIP); diff != "" {
 		t.Errorf("Status (-want +got):\n%s", diff)
 	}
 
-	who, err := c.Whois(t.Context(), ownAddress)
-	if err != nil || who != owner() {
-		t.Errorf("Whois(%s) = %+v, %v", ownAddress, who, err)
+	who, err := c.Whois(t.Context(), controltest.Self.Address)
+	if err != nil || who != controltest.Self {
+		t.Errorf("Whois(%s) = %+v, %v", controltest.Self.Address, who, err)
 	}
-	if _, err := c.Whois(t.Context(), netip.MustParseAddr("10.250.0.3")); !errors.Is(err, ErrUnknown) {
+	if _, err := c.Whois(t.Context(), netip.MustParseAddr("10.250.0.3")); !errors.Is(err, control.ErrUnknown) {
 		t.Errorf("Whois of a stranger: %v, want ErrUnknown", err)
 	}
-	if _, err := c.Whois(t.Context(), netip.Addr{}); err == nil || errors.Is(err, ErrUnknown) {
+	if _, err := c.Whois(t.Context(), netip.Addr{}); err == nil || errors.Is(err, control.ErrUnknown) {
 		t.Errorf("Whois of no address: %v, want another error", err)
 	}
 }
 
 func TestWatchFollowsChanges(t *testing.T) {
-	joining := Status{State: StateJoining, Reason: "no overlay peers", Masters: []Master{}}
+	joining := control.Status{State: control.StateJoining, Reason: "no overlay peers", Masters: []control.Master{}}
 	s, c, _ := serve(t, joining)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	var states []State
+	var states []control.State
 	for status, err := range c.Watch(ctx) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		states = append(states, status.State)
 		switch status.State {
-		case StateJoining:
+		case control.StateJoining:
 			s.Publish(joining) // the same: no line
-			s.Publish(running())
-		case StateRunning:
-			stopping := running()
-			stopping.State = StateStopping
+			s.Publish(controltest.Status())
+		case control.StateRunning:
+			stopping := controltest.Status()
+			stopping.State = control.StateStopping
 			s.Publish(stopping)
 		}
-		if status.State == StateStopping {
+		if status.State == control.StateStopping {
 			break
 		}
 	}
-	if diff := cmp.Diff([]State{StateJoining, StateRunning, StateStopping}, states); diff != "" {
+	if diff := cmp.Diff([]control.State{control.StateJoining, control.StateRunning, control.StateStopping}, states); diff != "" {
 		t.Errorf("states (-want +got):\n%s", diff)
 	}
 }
 
 func TestWatchEndsWithTheDaemon(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	ln, err := Listen(path)
+	ln, err := control.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- NewServer(backend{}, running()).Serve(ctx, ln) }()
+	go func() { ended <- control.NewServer(&controltest.Node{}, controltest.Status()).Serve(ctx, ln) }()
 	var last error
-	for status, err := range Dial(path).Watch(t.Context()) {
+	for status, err := range control.Dial(path).Watch(t.Context()) {
 		last = err
-		if status.State == StateRunning {
+		if status.State == control.StateRunning {
 			stop()
 		}
 	}
@@ -189,14 +190,14 @@ func TestWatchEndsWithTheDaemon(t *testing.T) {
 
 func TestStopDoesNotWaitForADeafWatcher(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	ln, err := Listen(path)
+	ln, err := control.Listen(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	ended := make(chan error, 1)
-	go func() { ended <- NewServer(backend{}, running()).Serve(ctx, ln) }()
+	go func() { ended <- control.NewServer(&controltest.Node{}, controltest.Status()).Serve(ctx, ln) }()
 	conn, err := net.Dial("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +215,7 @@ func TestStopDoesNotWaitForADeafWatcher(t *testing.T) {
 
 func TestListen(t *testing.T) {
 	t.Run("mode", func(t *testing.T) {
-		_, _, path := serve(t, running())
+		_, _, path := serve(t, controltest.Status())
 		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
@@ -224,8 +225,8 @@ func TestListen(t *testing.T) {
 		}
 	})
 	t.Run("second daemon", func(t *testing.T) {
-		_, c, path := serve(t, running())
-		if _, err := Listen(path); !errors.Is(err, syscall.EADDRINUSE) {
+		_, c, path := serve(t, controltest.Status())
+		if _, err := control.Listen(path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("second Listen: %v, want EADDRINUSE", err)
 		}
 		if _, err := c.Status(t.Context()); err != nil {
@@ -240,10 +241,10 @@ func TestListen(t *testing.T) {
 		}
 		dead.SetUnlinkOnClose(false)
 		dead.Close()
-		if _, err := Dial(path).Status(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
+		if _, err := control.Dial(path).Status(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
 			t.Fatalf("before: %v, want ECONNREFUSED", err)
 		}
-		ln, err := Listen(path)
+		ln, err := control.Listen(path)
 		if err != nil {
 			t.Fatalf("Listen over a stale socket: %v", err)
 		}
@@ -254,7 +255,7 @@ func TestListen(t *testing.T) {
 		if err := os.WriteFile(path, []byte("keep"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Listen(path); !errors.Is(err, syscall.EADDRINUSE) {
+		if _, err := control.Listen(path); !errors.Is(err, syscall.EADDRINUSE) {
 			t.Errorf("Listen over a file: %v, want EADDRINUSE", err)
 		}
 		if got, _ := os.ReadFile(path); !bytes.Equal(got, []byte("keep")) {
@@ -264,7 +265,7 @@ func TestListen(t *testing.T) {
 }
 
 func TestNoDaemon(t *testing.T) {
-	c := Dial(filepath.Join(t.TempDir(), "none"))
+	c := control.Dial(filepath.Join(t.TempDir(), "none"))
 	if _, err := c.Status(t.Context()); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Status: %v, want ErrNotExist", err)
 	}

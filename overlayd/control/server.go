@@ -2,13 +2,11 @@ package control
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"net/http"
-	"net/netip"
 	"os"
 	"reflect"
 	"sync"
@@ -23,13 +21,37 @@ const (
 	maxHeader     = 8 << 10         // bytes of one request
 )
 
-// Backend is what the server asks of the node. Both methods are called from
-// many goroutines at once.
+// Backend is what the server asks of the node. All methods are called from
+// many goroutines at once, and return early when ctx ends. Errors that a
+// caller can tell apart are this package's, wrapped or not: ErrUnknown for a
+// target that names nobody known, ErrNoAnswer, ErrBusy, ErrRefused.
 type Backend interface {
-	// Counters returns a map the caller owns.
-	Counters() map[string]uint64
-	// Whois returns ErrUnknown, wrapped or not, when nobody is known.
-	Whois(ctx context.Context, addr netip.Addr) (Whois, error)
+	// Live returns maps the caller owns.
+	Live() Live
+	Whois(ctx context.Context, who Target) (Whois, error)
+
+	// Peers returns every node with a session, in the order of node IDs.
+	Peers(ctx context.Context) ([]Peer, error)
+	// Why answers without sessions for a node that is known and has none.
+	Why(ctx context.Context, who Target) (Why, error)
+	// Ping asks who for one sign of life, making a session first if need be.
+	Ping(ctx context.Context, who Target) (Pong, error)
+
+	Lookup(ctx context.Context, key Key) (Found, error)
+	// Crawl calls visit for each member in ring order, this node first, until
+	// it has been round or visit returns an error, which it returns.
+	Crawl(ctx context.Context, visit func(Crawled) error) error
+
+	// Get returns no records, and no error, where there are none.
+	Get(ctx context.Context, name RecordName) ([]Record, error)
+	// Put keeps a record until Withdraw or the node ends; a zero lifetime is
+	// the kind's own. ErrRefused: this node may not have such a record.
+	Put(ctx context.Context, name RecordName, value []byte, lifetime time.Duration) (Stored, error)
+	Withdraw(ctx context.Context, name RecordName) (Stored, error)
+
+	// Publish takes the text of a descriptor or revocation list. ErrRefused:
+	// it is not newer, or not the grid's.
+	Publish(ctx context.Context, text []byte) error
 }
 
 // Server answers on the control socket with the Status that was published
@@ -47,10 +69,10 @@ func NewServer(b Backend, first Status) *Server {
 	return &Server{backend: b, status: first, changed: make(chan struct{})}
 }
 
-// Publish makes s the status and wakes every watcher if s differs. Counters
-// are no change and are not taken from s: the server asks the Backend.
+// Publish makes s the status and wakes every watcher if s differs. Live is no
+// change and is not taken from s: the server asks the Backend.
 func (s *Server) Publish(status Status) {
-	status.Counters = nil
+	status.Live = Live{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if reflect.DeepEqual(s.status, status) {
@@ -61,13 +83,13 @@ func (s *Server) Publish(status Status) {
 	s.changed = make(chan struct{})
 }
 
-// Status returns the status with its counters, and a channel that is closed
+// Status returns the status of the moment, and a channel that is closed
 // at the next change.
 func (s *Server) Status() (Status, <-chan struct{}) {
 	s.mu.Lock()
 	status, changed := s.status, s.changed
 	s.mu.Unlock()
-	status.Counters = s.backend.Counters()
+	status.Live = s.backend.Live()
 	return status, changed
 }
 
@@ -80,6 +102,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.routes(),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
+		ConnContext:       withCaller,
 		ReadHeaderTimeout: headerTimeout,
 		MaxHeaderBytes:    maxHeader,
 	}
@@ -100,58 +123,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return nil
 	}
 	return fmt.Errorf("serve %s: %w", ln.Addr(), err)
-}
-
-func (s *Server) routes() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		status, _ := s.Status()
-		answer(w, status)
-	})
-	mux.HandleFunc("GET /v1/whois", s.serveWhois)
-	mux.HandleFunc("GET /v1/watch", s.serveWatch)
-	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		http.Error(w, "no such request: "+r.Method+" "+r.URL.Path, http.StatusBadRequest)
-	})
-	return mux
-}
-
-func (s *Server) serveWhois(w http.ResponseWriter, r *http.Request) {
-	text := r.URL.Query().Get("addr")
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		http.Error(w, fmt.Sprintf("whois %q: not an address", text), http.StatusBadRequest)
-		return
-	}
-	who, err := s.backend.Whois(r.Context(), addr)
-	switch {
-	case errors.Is(err, ErrUnknown):
-		http.Error(w, "whois "+addr.String(), http.StatusNotFound)
-	case err != nil:
-		http.Error(w, "whois "+addr.String()+": "+err.Error(), http.StatusInternalServerError)
-	default:
-		answer(w, who)
-	}
-}
-
-func (s *Server) serveWatch(w http.ResponseWriter, r *http.Request) {
-	for {
-		status, changed := s.Status()
-		if answer(w, status) != nil || http.NewResponseController(w).Flush() != nil {
-			return
-		}
-		select {
-		case <-changed:
-		case <-r.Context().Done():
-			return
-		}
-	}
-}
-
-// answer writes v as one line of JSON.
-func answer(w http.ResponseWriter, v any) error {
-	w.Header().Set("Content-Type", "application/json")
-	return json.NewEncoder(w).Encode(v)
 }
 
 // Listen opens the control socket at path with mode 0660. A socket that a

@@ -57,14 +57,17 @@ type Config struct {
 
 // Counters counts since New.
 type Counters struct {
-	Forwarded uint64 // payloads of others carried on
-	Delivered uint64 // payloads for this node
-	Relayed   uint64 // datagrams carried between two peers
-	Malformed uint64 // messages that do not parse
-	Unknown   uint64 // messages of a type this node does not know
-	NoRoute   uint64 // payloads that led to nobody
-	Expired   uint64 // payloads without hops left
-	TooLong   uint64 // own payloads that fit no message, as of a path that leads through itself
+	Forwarded      uint64 // payloads of others carried on
+	Delivered      uint64 // payloads for this node
+	Diverted       uint64 // sent another way, because the next hop did not acknowledge them
+	Repeated       uint64 // sent to the next hop once more
+	Unacknowledged uint64 // given up as if the next hop were not there
+	Relayed        uint64 // datagrams carried between two peers
+	Malformed      uint64 // messages that do not parse
+	Unknown        uint64 // messages of a type this node does not know
+	NoRoute        uint64 // payloads that led to nobody
+	Expired        uint64 // payloads without hops left
+	TooLong        uint64 // own payloads that fit no message, as of a path that leads through itself
 }
 
 // Node is one node.
@@ -73,20 +76,21 @@ type Node struct {
 	ring  *ring.Machine
 	links Links
 	relay *relay.Machine
-	grid  *Grid              // or nil
-	peers map[nodeid.ID]peer // with a session
+	grid  *Grid               // or nil
+	peers map[nodeid.ID]*peer // with a session
 
 	now      time.Time
 	todo     []any // events that wait for their machine
 	out      []Action
 	memory   arena
+	hops     hops
 	requests requests
 	counters Counters
 }
 
 // New returns a node that waits for Start.
 func New(cfg Config) *Node {
-	n := &Node{cfg: cfg, links: cfg.Links, grid: cfg.Grid, relay: relay.New(relay.Config{Namespace: cfg.Namespace}), peers: map[nodeid.ID]peer{}}
+	n := &Node{cfg: cfg, links: cfg.Links, grid: cfg.Grid, relay: relay.New(relay.Config{ID: cfg.ID, Namespace: cfg.Namespace}), peers: map[nodeid.ID]*peer{}}
 	ringConfig := ring.Config{ID: cfg.ID, Holder: cfg.Holder, Rand: cfg.Rand, Founder: cfg.Founder, Degree: cfg.Degree}
 	if n.grid != nil {
 		n.attach()
@@ -101,6 +105,9 @@ func (n *Node) ID() nodeid.ID { return n.cfg.ID }
 
 // Ring returns the node's place on the ring, to look at only.
 func (n *Node) Ring() *ring.Machine { return n.ring }
+
+// Relaying returns what the node relays, to look at only.
+func (n *Node) Relaying() *relay.Machine { return n.relay }
 
 // ConnectedTo says whether there is a session with a peer.
 func (n *Node) ConnectedTo(id nodeid.ID) bool { _, ok := n.peers[id]; return ok }
@@ -122,8 +129,17 @@ func (n *Node) Handle(now time.Time, e Event) []Action {
 		n.enqueue(link.Datagram(e))
 	case Addresses:
 		n.enqueue(link.Addresses(e))
+	case Places:
+		n.enqueue(link.Places(e))
+	case Observed:
+		n.enqueue(link.Observed(e))
 	case Demand:
 		n.enqueue(ring.Demand{ID: e.ID})
+	case Other:
+		n.enqueue(e.Event)
+	case Carried:
+		n.counters.Relayed += e.Datagrams
+		n.enqueue(relay.Carried(e))
 	case Leave:
 		n.leave()
 	case Lookup:
@@ -168,6 +184,7 @@ func (n *Node) tick() {
 	if n.grid != nil {
 		n.tickGrid()
 	}
+	n.overdue()
 	n.retry()
 }
 
@@ -175,7 +192,7 @@ func due(deadline, now time.Time) bool { return !deadline.IsZero() && !deadline.
 
 // NextDeadline is when Tick is due; zero: never.
 func (n *Node) NextDeadline() time.Time {
-	next := earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline())
+	next := earliest(n.ring.NextDeadline(), n.links.NextDeadline(), n.relay.NextDeadline(), n.requests.deadline(), n.hopDeadline())
 	if n.grid != nil {
 		next = earliest(next, n.grid.nextDeadline())
 	}

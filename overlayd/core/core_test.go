@@ -1,11 +1,13 @@
 package core
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
 	"testing"
 	"time"
 
+	"gridappliance/credential"
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/session"
@@ -19,6 +21,10 @@ type wires struct {
 }
 
 func (w *wires) Handle(_ time.Time, e link.Event) []link.Action {
+	if s, ok := e.(link.Send); ok {
+		s.Message = bytes.Clone(s.Message) // the node's bytes end with its Handle
+		e = s
+	}
 	w.told = append(w.told, e)
 	out := w.answers
 	w.answers = nil
@@ -140,17 +146,87 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestSessionNotThroughItself: the datagrams of a session without a direct path
-// never go through that session, which would wrap them for ever.
+// TestRelayedWithoutLimit: what a node of this one's namespace sends is relayed
+// without a budget; another's is within that of its certificate.
+func TestRelayedWithoutLimit(t *testing.T) {
+	w := &wires{}
+	n := New(Config{ID: id(1), Rand: rand.New(rand.NewPCG(1, 1)), Links: w, Namespace: "one"})
+	for b, namespace := range map[byte]string{2: "one", 3: "one", 4: "two"} {
+		node := &credential.Node{Namespace: namespace, Quota: credential.Quota{RelayMbit: 8}}
+		w.answers = []link.Action{link.Up{Contact: wire.Contact{ID: id(b)}, Purpose: session.LinkPurpose, Path: link.Direct, Node: node}}
+		n.Handle(start, Datagram{})
+	}
+	for _, ask := range []struct{ from, to byte }{{2, 3}, {4, 3}} {
+		w.answers = []link.Action{link.Message{From: id(ask.from), Purpose: session.LinkPurpose,
+			Body: wire.AppendMessage(nil, wire.Relay{Op: wire.RelayAsk, Peer: id(ask.to)})}}
+		n.Handle(start, Datagram{})
+	}
+	for _, c := range []struct {
+		from    byte
+		channel uint16
+		want    uint64 // of 100 datagrams of 10,000 bytes
+	}{{2, 1, 100}, {4, 1, 25}} {
+		before := n.Counters().Relayed
+		for range 100 {
+			w.answers = []link.Action{link.Relayed{From: id(c.from), Channel: c.channel, Carried: make([]byte, 10_000)}}
+			n.Handle(start, Datagram{})
+		}
+		if got := n.Counters().Relayed - before; got != c.want {
+			t.Errorf("node %d: %d datagrams relayed, want %d", c.from, got, c.want)
+		}
+	}
+}
+
+// TestRelaysOverTCP: a peer that is connected over TCP is relayed for, and no
+// longer when records take another's help.
+func TestRelaysOverTCP(t *testing.T) {
+	w := &wires{}
+	n := New(Config{ID: id(1), Rand: rand.New(rand.NewPCG(1, 1)), Links: w, Namespace: "one"})
+	node := &credential.Node{Namespace: "one"}
+	for b := byte(2); b <= 3; b++ {
+		w.answers = []link.Action{link.Up{Contact: wire.Contact{ID: id(b)}, Purpose: session.LinkPurpose, Path: link.Relay2, TCP: b == 2, Node: node}}
+		n.Handle(start, Datagram{})
+	}
+	channels := func() int {
+		w.answers = []link.Action{link.Message{From: id(2), Purpose: session.LinkPurpose, Body: wire.AppendMessage(nil, wire.Relay{Op: wire.RelayAsk, Peer: id(3)})}}
+		n.Handle(start, Datagram{})
+		return n.Relaying().Channels()
+	}
+	if got := channels(); got != 0 {
+		t.Errorf("%d channels to a peer that is itself relayed", got)
+	}
+	w.answers = []link.Action{link.PathChanged{ID: id(3), Purpose: session.LinkPurpose, Path: link.Punching, TCP: true}}
+	n.Handle(start, Datagram{})
+	if got := channels(); got == 0 {
+		t.Error("no channel between two TCP connections")
+	}
+	w.answers = []link.Action{link.PathChanged{ID: id(3), Purpose: session.LinkPurpose, Path: link.Relay2}}
+	n.Handle(start, Datagram{})
+	if got := n.Relaying().Channels(); got != 0 {
+		t.Errorf("%d channels when the TCP connection is gone", got)
+	}
+}
+
+// TestSessionNotThroughItself: the datagrams of a session that has only the
+// ring never go through that session, which would wrap them for ever. Those of
+// another session with the peer may go through a link that has a relay.
 func TestSessionNotThroughItself(t *testing.T) {
 	n, w := newNode()
 	w.answers = []link.Action{link.Up{Contact: wire.Contact{ID: id(2)}, Purpose: session.LinkPurpose, Path: link.Relay2}}
 	n.Handle(start, Datagram{})
-	w.told = nil
-	w.answers = []link.Action{link.RouteSession{To: wire.Target{ID: id(2), Exact: true}, Data: []byte("x")}}
+	route := func() int {
+		w.told = nil
+		w.answers = []link.Action{link.RouteSession{To: wire.Target{ID: id(2), Exact: true}, Data: []byte("x")}}
+		n.Handle(start, Datagram{})
+		return len(w.sent(wire.TypeRouted))
+	}
+	if got := route(); got != 1 {
+		t.Errorf("%d messages through a link with a relay, want 1", got)
+	}
+	w.answers = []link.Action{link.PathChanged{ID: id(2), Purpose: session.LinkPurpose, Path: link.Punching, Over: true}}
 	n.Handle(start, Datagram{})
-	if got := w.sent(wire.TypeRouted); len(got) != 0 {
-		t.Errorf("%d messages through the session they belong to", len(got))
+	if got := route(); got != 0 {
+		t.Errorf("%d messages through the session they belong to", got)
 	}
 	if n.Counters().NoRoute == 0 {
 		t.Error("not counted")

@@ -32,6 +32,7 @@ func (n *Node) fromGossip(actions []gossip.Action) {
 			n.enqueue(link.Recheck{})
 			n.enqueue(dht.TrustChanged{})
 			if a.Descriptor {
+				n.enqueue(link.Roots{List: g.trust.Roots()})
 				n.descriptorChanged()
 			}
 		}

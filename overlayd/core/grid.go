@@ -16,6 +16,7 @@ import (
 	"gridappliance/overlayd/piece"
 	"gridappliance/overlayd/ring"
 	"gridappliance/overlayd/session"
+	"gridappliance/overlayd/wire"
 )
 
 // GridConfig is what makes a node one of a grid.
@@ -284,6 +285,32 @@ func (n *Node) Roster() (epoch uint64, stopped bool) {
 	}
 	r := &n.grid.roster.current
 	return r.Epoch, len(r.Previous) == 0 || n.grid.holder.Book().Stopped() != nil
+}
+
+// Owner returns who signed a record of a Records action, or nil when that is
+// not known any more.
+func (n *Node) Owner(r dht.Record, now time.Time) *credential.Node {
+	if n.grid == nil {
+		return nil
+	}
+	return n.grid.store.Owner(r, now)
+}
+
+// MayPut returns nil when this node may Put a record, or what it would be
+// refused for.
+func (n *Node) MayPut(name dht.Name, value []byte, now time.Time) error {
+	if n.grid == nil {
+		return dht.ErrRight
+	}
+	return n.grid.store.May(name, value, n.grid.self, now)
+}
+
+// Versions returns the versions of descriptor and revocation lists that count.
+func (n *Node) Versions() (v wire.Versions) {
+	if n.grid != nil {
+		v = n.grid.gossip.Versions()
+	}
+	return v
 }
 
 // Witness says whether this node is a witness, and whether it votes.

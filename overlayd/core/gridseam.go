@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"net/netip"
+	"time"
 
 	"gridappliance/credential"
 	"gridappliance/overlayd/dht"
@@ -109,13 +110,15 @@ type (
 		Err     error
 	}
 
-	// Who answers a Whois. Node is nil when only its ID is known.
+	// Who answers a Whois. Node is nil when only its ID is known. Until is when
+	// the lease ends by the witnesses' clocks; zero: a fixed address has no end.
 	Who struct {
 		Token   uint64
 		ID      nodeid.ID
 		Address netip.Addr
 		Node    *credential.Node
-		Err     error // ErrUnknownName, ErrBusy
+		Until   time.Time
+		Err     error // ErrUnknownName, ErrNoAnswer, ErrBusy
 	}
 
 	// Stored says how many nodes have confirmed a record of this node.

@@ -1,13 +1,11 @@
 package core
 
 import (
-	"cmp"
 	"slices"
 
 	"gridappliance/overlayd/lease"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/ring"
-	"gridappliance/overlayd/wire"
 )
 
 // fromLease does what holder or witness wants.
@@ -44,15 +42,8 @@ type roster struct {
 	policy  lease.Policy
 }
 
-// witnesses returns who keeps copies of the records of a key: the nearest to
-// it, as many as vote for a lease.
-func (r *roster) witnesses(key nodeid.ID) []nodeid.ID {
-	list := slices.Clone(r.current.Witnesses)
-	slices.SortFunc(list, func(a, b nodeid.ID) int {
-		return cmp.Or(nodeid.Distance(key, a).Compare(nodeid.Distance(key, b)), a.Compare(b))
-	})
-	return list[:min(len(list), wire.MaxVoters)]
-}
+// witnesses returns who keeps copies of the records of a key.
+func (r *roster) witnesses(key nodeid.ID) []nodeid.ID { return r.current.Keepers(key) }
 
 // descriptorChanged tells holder and witness the roster and policy that count
 // now. Whether the roster follows from theirs, each of them judges. A node that

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"net/netip"
 	"time"
 
 	"gridappliance/overlayd/link"
@@ -49,12 +50,17 @@ func (n *Node) fromLinks(actions []link.Action) {
 			}
 		case link.Failed:
 			if a.Purpose == session.LinkPurpose {
-				n.enqueue(ring.LinkFailed{ID: a.Contact.ID})
+				n.enqueue(ring.LinkFailed{ID: a.Contact.ID, Asked: first(a.Contact.Endpoints)})
 			}
+		case link.Needed:
+			n.enqueue(ring.Demand{ID: a.ID})
 		case link.PathChanged:
 			if a.Purpose == session.LinkPurpose {
 				n.enqueue(ring.RTT{ID: a.ID, RTT: a.RTT})
-				n.pathed(a.ID, a.Path)
+				n.pathed(a.ID, a.Path == link.Direct || a.TCP)
+				if p := n.peers[a.ID]; p != nil {
+					p.over = a.Over
+				}
 				n.do(Connected{ID: a.ID, Path: a.Path})
 			}
 		}
@@ -63,21 +69,34 @@ func (n *Node) fromLinks(actions []link.Action) {
 
 func (n *Node) up(a link.Up) {
 	id := a.Contact.ID
-	n.peers[id] = peer{holder: a.Contact.Holder}
-	n.enqueue(ring.LinkUp{Contact: a.Contact, RTT: a.RTT})
-	n.pathed(id, a.Path)
+	p := &peer{relay: relay.LinkUp{ID: id, Holder: a.Contact.Holder}, lastHop: n.cfg.Rand.Uint32()}
+	if a.Node != nil {
+		p.relay.Namespace, p.relay.Mbit = a.Node.Namespace, a.Node.Quota.RelayMbit
+	}
+	n.peers[id] = p
+	n.enqueue(ring.LinkUp{Contact: a.Contact, RTT: a.RTT, Asked: first(a.Contact.Endpoints)})
+	n.pathed(id, a.Path == link.Direct || a.TCP)
 	if n.grid != nil {
 		n.upGrid(id, a.Versions)
 	}
 	n.do(Connected{ID: id, Path: a.Path})
 }
 
+// first is the endpoint that a contact without an ID was asked for by.
+func first(endpoints []netip.AddrPort) (e netip.AddrPort) {
+	if len(endpoints) > 0 {
+		e = endpoints[0]
+	}
+	return e
+}
+
 func (n *Node) down(id nodeid.ID) {
 	if _, ok := n.peers[id]; !ok {
 		return
 	}
-	n.pathed(id, link.None)
+	n.pathed(id, false)
 	delete(n.peers, id)
+	n.lostHop(id)
 	n.enqueue(ring.LinkDown{ID: id})
 	if n.grid != nil {
 		n.downGrid(id)
@@ -87,21 +106,24 @@ func (n *Node) down(id nodeid.ID) {
 
 // peer is what Node itself keeps of one.
 type peer struct {
-	holder wire.Holder
-	direct bool // records go straight to it, and package relay may count on that
+	relay  relay.LinkUp // what package relay is told
+	direct bool         // records go straight to it, over UDP or TCP: package relay may count on that
+	over   bool         // records go over the ring: the link is about to end
+
+	lastHop uint32 // hop number given last
+	top     uint32 // highest of the peer's, and which of the 64 up to it came
+	seen    uint64
 }
 
-// pathed notes whether there is a direct path to a peer, and tells package
-// relay.
-func (n *Node) pathed(id nodeid.ID, path link.State) {
+// pathed notes whether records go straight to a peer, and tells package relay.
+func (n *Node) pathed(id nodeid.ID, direct bool) {
 	p, ok := n.peers[id]
-	if !ok || p.direct == (path == link.Direct) {
+	if !ok || p.direct == direct {
 		return
 	}
 	p.direct = !p.direct
-	n.peers[id] = p
 	if p.direct {
-		n.enqueue(relay.LinkUp{ID: id, Holder: p.holder})
+		n.enqueue(p.relay)
 	} else {
 		n.enqueue(relay.LinkDown{ID: id})
 	}

@@ -26,8 +26,7 @@ import (
 
 // label is the name that stands for an address: c250003007 is 10.250.3.7.
 func label(addr netip.Addr) string {
-	b := addr.As4()
-	return fmt.Sprintf("c%03d%03d%03d", b[1], b[2], b[3])
+	return strings.ToLower(strings.TrimSuffix(credential.HostName(addr), credential.Domain))
 }
 
 func appendNamed(addr netip.Addr, c *wire.LeaseCertificate) []byte {
@@ -176,16 +175,21 @@ func (n *Node) whois(e Whois) {
 	if name == "" && e.Address.Is4() {
 		name = label(e.Address)
 	}
-	if !n.askStore(e.Token, true, dht.Name{Kind: dht.KindName, Namespace: n.grid.self.Namespace, Name: name}) {
+	if !n.askStore(e.Token, true, dht.Name{Kind: dht.KindName, Namespace: n.grid.self.Namespace, Name: name}, false) {
 		n.do(Who{Token: e.Token, Err: ErrBusy})
 	}
 }
 
 // who answers with the newest of the records: there are two only while an old
 // lease's record lives on, or when witnesses were copied. A lease of another
-// for what this node holds is evidence of that.
+// for what this node holds is evidence of that. A lease that has ended while its
+// record lay in the cache, as after a suspend, has most likely been renewed: the
+// store is asked again.
 func (n *Node) who(token uint64, r dht.Result) {
 	answer := Who{Token: token, Err: ErrUnknownName}
+	if len(r.Records) == 0 && r.Asked == 0 {
+		answer.Err = ErrNoAnswer // nobody has said that there is none
+	}
 	var newest *wire.LeaseCertificate
 	for _, record := range r.Records {
 		addr, c, err := parseNamed(record.Value)
@@ -194,9 +198,16 @@ func (n *Node) who(token uint64, r dht.Result) {
 		}
 		newest = c
 		answer = Who{Token: token, ID: record.Owner, Address: addr, Node: n.grid.store.Owner(record, n.now)}
+		if c != nil {
+			answer.Until = lease.Ends(c)
+		}
 		if c != nil && record.Owner != n.cfg.ID {
 			n.enqueue(forHolder{lease.Rival{Certificate: *c}})
 		}
+	}
+	ended := !answer.Until.IsZero() && !n.now.Round(0).Before(answer.Until)
+	if ended && r.Asked == 0 && n.askStore(token, true, r.Name, true) {
+		return
 	}
 	n.do(answer)
 }

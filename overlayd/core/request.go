@@ -11,7 +11,7 @@ import (
 // Implementation: a lookup is tried again by another first hop.
 const (
 	MaxRequests = 64
-	lookupTries = 3
+	lookupTries = 4
 	lookupWait  = 500 * time.Millisecond // for the answer of the first try; try n waits n times as long
 
 	// LookupTime bounds a Lookup.
@@ -69,10 +69,15 @@ func (n *Node) ask(q *request) bool {
 	switch verdict {
 	case ring.Deliver:
 		self := wire.Peer{ID: n.cfg.ID, Holder: n.cfg.Holder}
-		n.do(Found{Token: q.token, Node: self, Took: n.now.Sub(q.started)})
+		n.do(Found{Token: q.token, Node: self, List: n.ring.List(), Took: n.now.Sub(q.started)})
 		return true
 	case ring.Forward:
-		n.send(next, &wire.Routed{Header: h, Body: wire.Find{}.Append(nil)})
+		n.sendOwn(next, &h, wire.Find{}.Append(nil))
+	case ring.Unsure:
+		if n.now.Sub(q.started) < LookupTime/2 {
+			q.try-- // this node may be the nearest, which it knows soon
+		}
+		q.until = n.now.Add(waitTime)
 	default:
 		q.until = n.now.Add(retryAfterErr)
 	}
@@ -114,9 +119,21 @@ func (n *Node) answered(h *wire.Header, body []byte) bool {
 			n.counters.Malformed++
 			return true
 		}
-		n.do(Found{Token: q.token, Node: m.Self, Hops: wire.MaxTTL - int(h.TTL), Took: n.now.Sub(q.started)})
+		n.do(Found{Token: q.token, Node: m.Self, List: m.List, Hops: wire.MaxTTL - int(h.TTL), Took: n.now.Sub(q.started)})
 		n.requests.remove(i)
 		return true
+	}
+	return false
+}
+
+// foundSelf ends a request whose Find came back: this node is the nearest.
+func (n *Node) foundSelf(rpc uint32) bool {
+	for i := range n.requests.open {
+		if q := &n.requests.open[i]; q.rpc == rpc {
+			n.do(Found{Token: q.token, Node: wire.Peer{ID: n.cfg.ID, Holder: n.cfg.Holder}, Took: n.now.Sub(q.started)})
+			n.requests.remove(i)
+			return true
+		}
 	}
 	return false
 }

@@ -21,9 +21,18 @@ func (n *Node) message(from nodeid.ID, data []byte) {
 			n.counters.Malformed++
 			return
 		}
-		n.carry(&m)
+		if n.acknowledge(from, m.Hop) {
+			n.carry(&m)
+		}
+	case wire.TypeReceipt:
+		m, err := wire.ParseReceipt(data[1:])
+		if err != nil {
+			n.counters.Malformed++
+			return
+		}
+		n.receipt(from, m.Hop)
 	case wire.TypePing, wire.TypePong, wire.TypeNeighAsk, wire.TypeNeigh, wire.TypeLink, wire.TypeLinkAnswer,
-		wire.TypeUnlink, wire.TypeProbeFor, wire.TypeProbeResult:
+		wire.TypeUnlink, wire.TypeProbeFor, wire.TypeProbeResult, wire.TypeNewcomer:
 		n.enqueue(ring.FromLink{ID: from, Data: n.memory.keep(data)})
 		if n.grid != nil && (t == wire.TypePing || t == wire.TypePong) {
 			n.heard(from, data[1:])
@@ -44,13 +53,16 @@ func (n *Node) message(from nodeid.ID, data []byte) {
 
 // carry takes a payload one hop on, or to this node.
 func (n *Node) carry(m *wire.Routed) {
+	came := m.Header
 	next, verdict := n.ring.NextHop(&m.Header)
 	switch verdict {
 	case ring.Forward:
 		n.counters.Forwarded++
-		n.send(next, m)
+		n.sendOn(next, m, came, false)
 	case ring.Deliver:
 		n.deliver(&m.Header, m.Body)
+	case ring.Unsure:
+		n.wait(m, came)
 	case ring.Expired:
 		n.counters.Expired++
 	case ring.NoRoute:
@@ -80,7 +92,7 @@ func (n *Node) route(h *wire.Header, body []byte, try int) {
 	next, verdict := n.ring.FirstHop(h, try)
 	switch verdict {
 	case ring.Forward:
-		n.send(next, &wire.Routed{Header: *h, Body: body})
+		n.sendOwn(next, h, body)
 	case ring.Deliver:
 		n.deliver(h, body)
 	default:
@@ -95,25 +107,25 @@ func (n *Node) route(h *wire.Header, body []byte, try int) {
 // session itself, which would send it over the ring. A node to go by is taken
 // at its word when there is a direct path to it.
 func (n *Node) routeSession(to wire.Target, body []byte) {
-	if len(body) > wire.MaxPayload {
+	if len(body) > wire.MaxCarried {
 		n.counters.TooLong++
 		return
 	}
 	for try := range lookupTries {
 		h := wire.Header{Payload: wire.TypeSession, To: to}
-		if n.peers[to.Via].direct {
+		if p := n.peers[to.Via]; p != nil && p.direct {
 			h.To = wire.Target{ID: to.Via, Exact: true}
 		}
 		next, verdict := n.ring.FirstHop(&h, try)
 		if verdict != ring.Forward {
 			break
 		}
-		if p, ok := n.peers[next]; next != to.ID || !ok || p.direct {
+		if p := n.peers[next]; next != to.ID || p == nil || !p.over {
 			if h.SrcVia == (nodeid.ID{}) && next == to.Via && n.ring.Phase() != ring.OnRing {
 				h.SrcVia = next // nobody else finds this node
 			}
 			h.To = to
-			n.send(next, &wire.Routed{Header: h, Body: body})
+			n.sendOwn(next, &h, body)
 			return
 		}
 	}
@@ -140,7 +152,7 @@ func (n *Node) deliver(h *wire.Header, body []byte) {
 	}
 	switch about {
 	case wire.TypeFound, wire.TypeFind:
-		if h.Payload != wire.TypeFind && n.answered(h, body) {
+		if h.Payload != wire.TypeFind && n.answered(h, body) || h.Payload == wire.TypeFind && h.Src == n.cfg.ID && n.foundSelf(h.RPC) {
 			return
 		}
 		n.enqueue(ring.Routed{Header: *h, Body: n.memory.keep(body)})

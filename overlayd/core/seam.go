@@ -6,6 +6,7 @@ import (
 
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/relay"
 	"gridappliance/overlayd/wire"
 )
 
@@ -15,7 +16,7 @@ type Event interface{ event() }
 // Events.
 type (
 	// Start begins the node: it says where the grid may be found. It may come
-	// again with other contacts.
+	// again: then its contacts replace those before.
 	Start struct{ Contacts []wire.Contact }
 
 	// Datagram is what the overlay's socket received. Data is not kept, but
@@ -25,6 +26,12 @@ type (
 	// Addresses says where this machine can be reached as far as it knows
 	// itself.
 	Addresses link.Addresses
+
+	// Places says where at bootstraps this machine can be reached.
+	Places link.Places
+
+	// Observed says how a bootstrap sees this machine.
+	Observed link.Observed
 
 	// Lookup asks which member is nearest to a key. It is answered by Found
 	// with the same token, within LookupTime.
@@ -37,6 +44,14 @@ type (
 	// own may be made. Repeat it while there is.
 	Demand struct{ ID nodeid.ID }
 
+	// Other is an event for the sessions that are no part of the ring: a
+	// namespace's. What becomes of them, Links knows.
+	Other struct{ Event link.Event }
+
+	// Carried says that somebody else has carried datagrams of a channel that
+	// Relaying().Unlimited() names.
+	Carried relay.Carried
+
 	// Leave ends the node in order.
 	Leave struct{}
 
@@ -47,8 +62,12 @@ type (
 func (Start) event()     {}
 func (Datagram) event()  {}
 func (Addresses) event() {}
+func (Observed) event()  {}
+func (Places) event()    {}
 func (Lookup) event()    {}
 func (Demand) event()    {}
+func (Other) event()     {}
+func (Carried) event()   {}
 func (Leave) event()     {}
 func (Tick) event()      {}
 
@@ -65,10 +84,12 @@ type (
 	// CloseSockets closes the other sockets that are not in Keep.
 	CloseSockets link.CloseSockets
 
-	// Found answers a Lookup. Hops is how many the answer took.
+	// Found answers a Lookup. List is the node's own neighbours, Hops how many
+	// the answer took.
 	Found struct {
 		Token uint64
 		Node  wire.Peer
+		List  wire.List
 		Hops  int
 		Took  time.Duration
 		Err   error // ErrNoAnswer, ErrBusy

@@ -148,19 +148,19 @@ type asks struct {
 	last uint64
 }
 
-func (n *Node) askStore(token uint64, whois bool, name dht.Name) bool {
+func (n *Node) askStore(token uint64, whois bool, name dht.Name, fresh bool) bool {
 	a := &n.grid.asks
 	if len(a.open) >= MaxRequests {
 		return false
 	}
 	a.last++
 	a.open = append(a.open, ask{a.last, token, whois})
-	n.enqueue(dht.Lookup{ID: a.last, Name: name})
+	n.enqueue(dht.Lookup{ID: a.last, Name: name, Fresh: fresh})
 	return true
 }
 
 func (n *Node) get(e Get) {
-	if !n.askStore(e.Token, false, e.Name) {
+	if !n.askStore(e.Token, false, e.Name, false) {
 		n.do(Records{Token: e.Token, Err: ErrBusy})
 	}
 }

@@ -4,7 +4,9 @@ import (
 	"encoding/binary"
 	"time"
 
+	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/session"
 	"gridappliance/overlayd/wire"
 )
 
@@ -14,7 +16,8 @@ import (
 //
 //	run A ──> run B ──> run A: two machines with one key
 //
-// Both are told, and a person. It decides nothing: a peer can say so though it
+// Each is told in its turn, when the session is its own, and on every path: the
+// best may still be the other's. A person is told too. It decides nothing: a peer can say so though it
 // is not true. Leases notice by themselves what witnesses have signed.
 type runs struct {
 	now, before uint64
@@ -52,10 +55,15 @@ func (n *Node) ran(from nodeid.ID, tail []byte) {
 		if len(g.runs) >= maxRuns {
 			return
 		}
-	case r.before == run && (r.told.IsZero() || n.now.Sub(r.told) >= twinPause):
-		r.told = n.now
-		n.do(Alarm{Text: AlarmTwin, Node: from})
-		n.send(from, wire.Twin{Now: run, Before: r.now})
+	case r.before == run:
+		if r.told.IsZero() || n.now.Sub(r.told) >= twinPause {
+			r.told = n.now
+			n.do(Alarm{Text: AlarmTwin, Node: from})
+		}
+		n.enqueue(link.Send{
+			ID: from, Purpose: session.LinkPurpose, Everywhere: true,
+			Message: n.memory.keep(wire.AppendMessage(nil, wire.Twin{Now: run, Before: r.now})),
+		})
 	}
 	r.now, r.before = run, r.now
 	g.runs[from] = r

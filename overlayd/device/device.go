@@ -24,6 +24,9 @@
 //	 8     2    csum_offset  where the sum goes, from csum_start
 //	10          frame        Ethernet, no FCS
 //
+// The driver reads and writes by readv(2) and writev(2) on a file that Go's
+// poller waits for; it allocates nothing a frame.
+//
 // The Linux driver makes the TAP persistent: it, its address and its route
 // stay when overlayd stops or is killed. Connections and sockets bound to the
 // device live through a restart, and in between nothing meant for the virtual
@@ -31,8 +34,8 @@
 // behind it. The next Open replaces whatever address it finds. Whoever wants
 // it gone says "ip link delete tapipop".
 //
-// IPv6 is off on the device (no link-local address) until the overlay hands
-// out its own. The package keeps no global state. Limits on purpose: one queue
+// The kernel makes no link-local address on the device: IPv6 is what the
+// overlay gives it. The package keeps no global state. Limits on purpose: one queue
 // a device; IPv4 routes only.
 package device
 
@@ -53,6 +56,15 @@ const (
 	// MaxRead is the longest Header and frame that Read returns, in bytes: the
 	// kernel's superpackets carry at most a 64 KiB IP packet.
 	MaxRead = HeaderSize + EthernetSize + 65535
+
+	// MaxPieces is how many pieces a Write takes.
+	MaxPieces = 128
+
+	// MaxSuperpacket is the longest superpacket that the kernel is asked for
+	// (gso_max_size, which counts 321 bytes for headers): 49 segments at MTU
+	// 1280, each sealed in a record and marked for a relay, are 65,268 bytes, and
+	// the kernel takes at most 65,507 to cut in one call.
+	MaxSuperpacket = 60500
 
 	// MinMTU and MaxMTU bound a configured MTU, in bytes: below 1280 IPv6 is
 	// impossible (RFC 8200 §5), above 65521 a frame is longer than MaxRead's.
@@ -83,13 +95,28 @@ type Device interface {
 	// After Close, or when Close is called meanwhile, it returns ErrClosed.
 	Read(b []byte) (n int, err error)
 
-	// Write hands the kernel Header and frame, which it does not keep. It
-	// returns ErrFrame when b is shorter than both headers, and ErrClosed
-	// after Close.
-	Write(b []byte) (n int, err error)
+	// ReadNow is Read, but returns 0 at once when no frame waits, or when the
+	// device cannot tell.
+	ReadNow(b []byte) (n int, err error)
+
+	// Write hands the kernel Header and frame, one after the other in pieces
+	// of which the first holds at least both headers; it keeps none. It returns
+	// ErrFrame when that is shorter or there are more than MaxPieces, and
+	// ErrClosed after Close.
+	Write(pieces ...[]byte) (n int, err error)
+
+	// Offloads says which work the kernel leaves to the device and takes from
+	// it.
+	Offloads() Offloads
 
 	// Close ends Read and lets go of the device.
 	Close() error
+}
+
+// Offloads is what may be in a Header. Without Checksum it is always zero.
+type Offloads struct {
+	Checksum bool // checksums to do
+	TCP, UDP bool // superpackets of these, over IPv4 and IPv6
 }
 
 // Config is what a device should be.
@@ -97,7 +124,8 @@ type Config struct {
 	Name         string           // interface name: at most 15 bytes
 	HardwareAddr net.HardwareAddr // 6 bytes
 	MTU          int              // bytes, MinMTU to MaxMTU
-	Address      netip.Prefix     // IPv4 address with the pool's mask
+	Address      netip.Prefix     // IPv4 address with the pool's mask; zero: what the device has stays
+	Address6     netip.Prefix     // IPv6 address with its network; zero: none
 }
 
 // Host is where devices are: the running kernel (Linux) or a twin (Memory).
@@ -106,6 +134,9 @@ type Host interface {
 	// brings it up and attaches to it. Errors: ErrBusy when somebody else is
 	// attached; fs.ErrPermission when CAP_NET_ADMIN is missing.
 	Open(cfg Config) (Device, error)
+
+	// Configure makes an open device as cfg says.
+	Configure(cfg Config) error
 
 	// Routes returns the IPv4 addresses and routes of every interface but
 	// the one named except.
@@ -116,6 +147,34 @@ type Host interface {
 type Header struct {
 	Flags, GSOType                         uint8
 	HdrLen, GSOSize, CsumStart, CsumOffset uint16
+}
+
+// Values of Header's fields (virtio 1.2 §5.1.6).
+const (
+	NeedsChecksum = 1 // Flags
+
+	GSONone = 0 // GSOType
+	GSOTCP4 = 1
+	GSOTCP6 = 4
+	GSOUDP  = 5
+	GSOECN  = 0x80 // with GSOTCP4 and GSOTCP6
+)
+
+// Put writes h to the first HeaderSize bytes of b.
+func (h Header) Put(b []byte) {
+	b[0], b[1] = h.Flags, h.GSOType
+	binary.NativeEndian.PutUint16(b[2:], h.HdrLen)
+	binary.NativeEndian.PutUint16(b[4:], h.GSOSize)
+	binary.NativeEndian.PutUint16(b[6:], h.CsumStart)
+	binary.NativeEndian.PutUint16(b[8:], h.CsumOffset)
+}
+
+// checkPieces reports whether a Write may take these.
+func checkPieces(pieces [][]byte) error {
+	if len(pieces) == 0 || len(pieces) > MaxPieces || len(pieces[0]) < HeaderSize+EthernetSize {
+		return ErrFrame
+	}
+	return nil
 }
 
 // ParseHeader splits what Read returned into header and frame, which aliases

@@ -71,6 +71,59 @@ func conform(t *testing.T, fresh func(t *testing.T) machine) {
 			}
 		}
 	})
+	t.Run("a frame in pieces is one frame", func(t *testing.T) {
+		m, d := open(t)
+		m.send(t, frame(46)) // from now on the machine listens
+		in := frame(900)
+		in[0] = 2
+		first := append(make([]byte, HeaderSize), in[:EthernetSize]...)
+		n, err := d.Write(first, in[EthernetSize:100], nil, in[100:101], in[101:])
+		if err != nil || n != HeaderSize+len(in) {
+			t.Errorf("Write of %d bytes = %d, %v", HeaderSize+len(in), n, err)
+		}
+		if got := m.receive(t); !bytes.Equal(got, in) {
+			t.Errorf("the machine received %d bytes that differ from the %d written", len(got), len(in))
+		}
+		for _, pieces := range [][][]byte{nil, {first[:HeaderSize], in}, make([][]byte, MaxPieces+1)} {
+			if len(pieces) > MaxPieces {
+				pieces[0] = first
+			}
+			if _, err := d.Write(pieces...); !errors.Is(err, ErrFrame) {
+				t.Errorf("Write of %d pieces: %v, want ErrFrame", len(pieces), err)
+			}
+		}
+	})
+	t.Run("a look without waiting", func(t *testing.T) {
+		m, d := open(t)
+		if _, plain := d.(*plainDevice); plain {
+			t.Log("water cannot tell")
+			return
+		}
+		b := make([]byte, MaxRead)
+		for {
+			n, err := d.ReadNow(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n == 0 {
+				break // what the kernel said by itself is read
+			}
+		}
+		out := frame(500)
+		m.send(t, out)
+		for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(time.Millisecond) {
+			n, err := d.ReadNow(b)
+			if err != nil || time.Now().After(deadline) {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			if n > HeaderSize && own(b[HeaderSize:n]) {
+				if !bytes.Equal(b[HeaderSize:n], out) {
+					t.Errorf("%d bytes that differ", n)
+				}
+				return
+			}
+		}
+	})
 	t.Run("a short write is refused", func(t *testing.T) {
 		_, d := open(t)
 		for _, n := range []int{0, HeaderSize, HeaderSize + EthernetSize - 1} {

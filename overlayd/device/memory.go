@@ -63,6 +63,21 @@ func (m *Memory) Open(cfg Config) (Device, error) {
 	return d, nil
 }
 
+// Configure implements Host.
+func (m *Memory) Configure(cfg Config) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	d := m.devices[cfg.Name]
+	if d == nil {
+		return fmt.Errorf("configure %s: %w", cfg.Name, ErrClosed)
+	}
+	if !cfg.Address.IsValid() {
+		cfg.Address = d.config.Address
+	}
+	d.config = cfg
+	return nil
+}
+
 // Config returns how the open device of that name is configured, and whether
 // there is one.
 func (m *Memory) Config(name string) (Config, bool) {
@@ -121,11 +136,21 @@ func (d *memoryDevice) Read(b []byte) (int, error) {
 	}
 }
 
-func (d *memoryDevice) Write(b []byte) (int, error) {
-	_, frame, err := ParseHeader(b)
-	if err != nil {
+func (d *memoryDevice) ReadNow(b []byte) (int, error) {
+	if len(d.toRead) == 0 {
+		return 0, nil
+	}
+	return d.Read(b)
+}
+
+func (d *memoryDevice) Offloads() Offloads { return Offloads{} }
+
+func (d *memoryDevice) Write(pieces ...[]byte) (int, error) {
+	if err := checkPieces(pieces); err != nil {
 		return 0, fmt.Errorf("write %s: %w", d.config.Name, err)
 	}
+	b := slices.Concat(pieces...)
+	_, frame, _ := ParseHeader(b)
 	select {
 	case <-d.closed:
 		return 0, fmt.Errorf("write %s: %w", d.config.Name, ErrClosed)

@@ -6,6 +6,9 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
+	"syscall"
+	"unsafe"
 
 	"github.com/songgao/water"
 	"github.com/vishvananda/netlink"
@@ -19,16 +22,24 @@ type Linux struct{}
 var _ Host = Linux{}
 
 // Open implements Host.
-func (Linux) Open(cfg Config) (Device, error) {
+func (l Linux) Open(cfg Config) (Device, error) {
 	d, err := openTAP(cfg.Name)
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", cfg.Name, explain(err))
 	}
-	if err := configure(cfg); err != nil {
+	if err := l.Configure(cfg); err != nil {
 		d.Close()
-		return nil, fmt.Errorf("configure %s: %w", cfg.Name, explain(err))
+		return nil, err
 	}
 	return d, nil
+}
+
+// Configure implements Host.
+func (Linux) Configure(cfg Config) error {
+	if err := configure(cfg); err != nil {
+		return fmt.Errorf("configure %s: %w", cfg.Name, explain(err))
+	}
+	return nil
 }
 
 // openTAP makes the persistent TAP and attaches to it with offloads, or
@@ -72,8 +83,13 @@ var errNoOffload = errors.New("no vnet_hdr or no offloads in this kernel")
 
 // offloadDevice carries the virtio_net_hdr as the kernel makes it.
 type offloadDevice struct {
-	name string
-	file *os.File
+	name     string
+	file     *os.File
+	raw      syscall.RawConn
+	offloads Offloads
+	in       vector // of whoever reads
+	writing  sync.Mutex
+	out      vector // of who holds writing
 }
 
 // openOffload attaches to the TAP name. It returns errNoOffload when the
@@ -83,51 +99,125 @@ func openOffload(name string) (Device, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("open /dev/net/tun", err)
 	}
-	if err := attach(fd, name); err != nil {
+	offloads, err := attach(fd, name)
+	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	// The poller may learn of the file only now: before TUNSETIFF the kernel
 	// reports a tun file as broken, and Go would never wake up again.
-	return &offloadDevice{name: name, file: os.NewFile(uintptr(fd), name)}, nil
+	d := &offloadDevice{name: name, file: os.NewFile(uintptr(fd), name), offloads: offloads}
+	if d.raw, err = d.file.SyscallConn(); err != nil {
+		d.file.Close()
+		return nil, err
+	}
+	d.in.call, d.out.call = d.in.caller(unix.SYS_READV), d.out.caller(unix.SYS_WRITEV)
+	return d, nil
 }
 
-func attach(fd int, name string) error {
+func attach(fd int, name string) (Offloads, error) {
 	features, err := unix.IoctlGetInt(fd, unix.TUNGETFEATURES)
 	if err != nil || features&unix.IFF_VNET_HDR == 0 {
-		return errNoOffload
+		return Offloads{}, errNoOffload
 	}
 	req, err := unix.NewIfreq(name)
 	if err != nil {
-		return err
+		return Offloads{}, err
 	}
 	req.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, req); err != nil {
-		return os.NewSyscallError("TUNSETIFF", err)
+		return Offloads{}, os.NewSyscallError("TUNSETIFF", err)
 	}
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, HeaderSize); err != nil {
-		return errNoOffload
+		return Offloads{}, errNoOffload
 	}
 	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
 	const udp = unix.TUN_F_USO4 | unix.TUN_F_USO6 // from Linux 6.2
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|udp) == nil {
-		return nil
+		return Offloads{Checksum: true, TCP: true, UDP: true}, nil
 	}
 	if unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp) == nil {
-		return nil
+		return Offloads{Checksum: true, TCP: true}, nil
 	}
-	return errNoOffload
+	return Offloads{}, errNoOffload
+}
+
+// vector is the arguments and the result of readv(2) or writev(2). Its call is
+// what RawConn runs when the file may be ready, made once.
+type vector struct {
+	pieces [MaxPieces]unix.Iovec
+	count  int
+	now    bool // do not wait
+	n      int
+	errno  syscall.Errno
+	call   func(fd uintptr) bool
+}
+
+func (v *vector) caller(number uintptr) func(fd uintptr) bool {
+	return func(fd uintptr) bool {
+		for {
+			// Raw: the file never blocks, and Go's scheduler would take a call of
+			// more than 20 µs, as a superpacket's is, for one that does and give
+			// its processor to another thread.
+			n, _, errno := syscall.RawSyscall(number, fd, uintptr(unsafe.Pointer(&v.pieces)), uintptr(v.count))
+			v.n, v.errno = int(n), errno
+			switch errno {
+			case 0:
+				return true
+			case unix.EINTR:
+				continue
+			}
+			v.n = 0
+			return errno != unix.EAGAIN || v.now
+		}
+	}
+}
+
+func (v *vector) set(i int, b []byte) {
+	v.pieces[i].Base = unsafe.SliceData(b)
+	v.pieces[i].SetLen(len(b))
 }
 
 func (d *offloadDevice) Name() string { return d.name }
 
-func (d *offloadDevice) Read(b []byte) (int, error) { return closedError(d.file.Read(b)) }
+func (d *offloadDevice) Offloads() Offloads { return d.offloads }
 
-func (d *offloadDevice) Write(b []byte) (int, error) {
-	if _, _, err := ParseHeader(b); err != nil {
+func (d *offloadDevice) Read(b []byte) (int, error) { return d.read(b, false) }
+
+func (d *offloadDevice) ReadNow(b []byte) (int, error) { return d.read(b, true) }
+
+func (d *offloadDevice) read(b []byte, now bool) (int, error) {
+	v := &d.in
+	v.set(0, b)
+	v.count, v.now = 1, now
+	if d.raw.Read(v.call) != nil { // without deadlines, that is all it can be
+		return 0, ErrClosed
+	}
+	switch v.errno {
+	case 0, unix.EAGAIN:
+		return v.n, nil
+	}
+	return 0, fmt.Errorf("read %s: %w", d.name, v.errno)
+}
+
+func (d *offloadDevice) Write(pieces ...[]byte) (int, error) {
+	if err := checkPieces(pieces); err != nil {
 		return 0, fmt.Errorf("write %s: %w", d.name, err)
 	}
-	return closedError(d.file.Write(b))
+	d.writing.Lock()
+	defer d.writing.Unlock()
+	v := &d.out
+	v.count = len(pieces)
+	for i, p := range pieces {
+		v.set(i, p)
+	}
+	if d.raw.Write(v.call) != nil {
+		return 0, ErrClosed
+	}
+	if v.errno != 0 {
+		return 0, fmt.Errorf("write %s: %w", d.name, v.errno)
+	}
+	return v.n, nil
 }
 
 func (d *offloadDevice) Close() error { return closeOnce(d.file.Close()) }
@@ -161,8 +251,14 @@ func (d *plainDevice) Read(b []byte) (int, error) {
 	return HeaderSize + n, nil
 }
 
-func (d *plainDevice) Write(b []byte) (int, error) {
-	h, frame, err := ParseHeader(b)
+func (d *plainDevice) ReadNow([]byte) (int, error) { return 0, nil }
+
+func (d *plainDevice) Offloads() Offloads { return Offloads{} }
+
+func (d *plainDevice) Write(pieces ...[]byte) (int, error) {
+	err := checkPieces(pieces)
+	b := slices.Concat(pieces...)
+	h, frame, _ := ParseHeader(b)
 	if err == nil && h != (Header{}) {
 		err = errNoOffload
 	}
@@ -211,13 +307,37 @@ func configure(cfg Config) error {
 			return fmt.Errorf("hardware address %s: %w", cfg.HardwareAddr, err)
 		}
 	}
+	if attrs.GSOMaxSize != MaxSuperpacket {
+		// A limit for the device's own good: longer ones are cut in two.
+		if err := netlink.LinkSetGSOMaxSize(link, MaxSuperpacket); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("gso_max_size %d: %w", MaxSuperpacket, err)
+		}
+	}
 	if err := disableIPv6(link); err != nil {
 		return err
 	}
-	if err := setAddress(link, cfg.Address); err != nil {
-		return fmt.Errorf("address %s: %w", cfg.Address, err)
+	if cfg.Address.IsValid() {
+		if err := setAddress(link, netlink.FAMILY_V4, cfg.Address, 0); err != nil {
+			return fmt.Errorf("address %s: %w", cfg.Address, err)
+		}
 	}
-	return netlink.LinkSetUp(link)
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
+	}
+	if cfg.Address6.IsValid() {
+		// It is unique by its making, so nobody is asked (RFC 4862 §5.4).
+		err := setAddress(link, netlink.FAMILY_V6, cfg.Address6, unix.IFA_F_NODAD)
+		if err != nil && !noIPv6(err) {
+			return fmt.Errorf("address %s: %w", cfg.Address6, err)
+		}
+	}
+	return nil
+}
+
+// noIPv6 says whether an error means that the kernel has no IPv6, or that it is
+// off here: then the virtual LAN has IPv4 only.
+func noIPv6(err error) bool {
+	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES)
 }
 
 // disableIPv6 keeps the kernel from making a link-local address, without
@@ -231,9 +351,9 @@ func disableIPv6(link netlink.Link) error {
 	return fmt.Errorf("IPv6 off: %w", err)
 }
 
-// setAddress makes address the only IPv4 address of link.
-func setAddress(link netlink.Link, address netip.Prefix) error {
-	present, err := netlink.AddrList(link, netlink.FAMILY_V4)
+// setAddress makes address the only one of its family on link.
+func setAddress(link netlink.Link, family int, address netip.Prefix, flags int) error {
+	present, err := netlink.AddrList(link, family)
 	if err != nil {
 		return err
 	}
@@ -245,10 +365,14 @@ func setAddress(link netlink.Link, address netip.Prefix) error {
 		if a.IPNet.String() == want.IPNet.String() {
 			continue
 		}
+		if a.IP.IsLinkLocalUnicast() {
+			continue
+		}
 		if err := netlink.AddrDel(link, &a); err != nil {
 			return err
 		}
 	}
+	want.Flags = flags
 	return netlink.AddrReplace(link, want)
 }
 

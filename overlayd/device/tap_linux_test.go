@@ -51,6 +51,11 @@ func (m *linuxMachine) Open(cfg Config) (d Device, err error) {
 	return d, err
 }
 
+func (m *linuxMachine) Configure(cfg Config) (err error) {
+	m.node.Do(func() { err = Linux{}.Configure(cfg) })
+	return err
+}
+
 func (m *linuxMachine) Routes(except string) (r []Route, err error) {
 	m.node.Do(func() { r, err = Linux{}.Routes(except) })
 	return r, err

@@ -122,6 +122,7 @@ type Withdraw struct{ Name }
 type Lookup struct {
 	ID uint64
 	Name
+	Fresh bool // not from the cache
 }
 
 // Leave hands over what is stored, all at once: the node is about to leave.

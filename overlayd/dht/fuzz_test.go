@@ -62,7 +62,7 @@ func FuzzMachine(f *testing.F) {
 			case 2:
 				play(Publish{Name: service([]string{"a", "b", "c"}[x%3]), Value: script[i:min(len(script), i+int(y))]})
 			case 3:
-				play(Lookup{uint64(i), record.Name})
+				play(Lookup{uint64(i), record.Name, y%2 == 1})
 			case 4:
 				first := object.Cut(0)
 				p := wire.Put{Key: record.Key(), Stored: storedOf(record, object, record.Lifetime), Piece: &first}

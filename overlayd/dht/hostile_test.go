@@ -249,7 +249,7 @@ func TestStrayAnswers(t *testing.T) {
 	n.build(10, 10)
 	m := n.nodes[0].machine
 	name := service("web")
-	actions := m.Handle(n.now, Lookup{1, name})
+	actions := m.Handle(n.now, Lookup{ID: 1, Name: name})
 	var exact Route
 	for _, a := range actions {
 		if r, ok := a.(Route); ok {

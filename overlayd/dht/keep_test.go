@@ -83,7 +83,7 @@ func TestTries(t *testing.T) {
 		}
 	}
 	now := n.now
-	note(m.Handle(now, Lookup{1, service("web")}))
+	note(m.Handle(now, Lookup{ID: 1, Name: service("web")}))
 	for i := 0; i < 100 && result == nil; i++ {
 		now = m.NextDeadline()
 		note(m.Handle(now, Tick{}))

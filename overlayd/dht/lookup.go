@@ -55,7 +55,7 @@ func (m *Machine) lookup(now time.Time, e Lookup) {
 	}
 	m.cache = slices.DeleteFunc(m.cache, func(c *cached) bool { return !now.Before(c.until) })
 	for _, c := range m.cache {
-		if c.name == e.Name {
+		if c.name == e.Name && !e.Fresh {
 			m.count.CacheHits++
 			m.do(Result{ID: e.ID, Name: e.Name, Records: c.records})
 			return

@@ -310,9 +310,16 @@ func checkBounds(t testing.TB, m *Machine) {
 // ask looks up a name from a node and runs until the answer.
 func (n *network) ask(m *node, name Name) Result {
 	n.t.Helper()
+	return n.lookup(m, Lookup{Name: name})
+}
+
+// lookup is ask, with more to say.
+func (n *network) lookup(m *node, e Lookup) Result {
+	n.t.Helper()
 	n.lookups++
 	id := n.lookups
-	n.handle(m, Lookup{id, name})
+	e.ID = id
+	n.handle(m, e)
 	for range 60 {
 		if r, ok := n.results[id]; ok {
 			delete(n.results, id)

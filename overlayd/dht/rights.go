@@ -16,7 +16,7 @@ type Kind uint8
 // The kinds of records, and who may sign one. An owner's namespace must be the
 // record's, where the record has one.
 const (
-	KindLocator     Kind = 1 // where a node is; name: its ID. Itself
+	KindLocator     Kind = 1 // which address a node has; name: its ID. Itself
 	KindName        Kind = 2 // a host name. Who Config.NameRight says
 	KindService     Kind = 3 // an offer; name: the service. By serviceRoles
 	KindRoute       Kind = 4 // a network behind a node; name: the prefix. Who may announce it
@@ -25,13 +25,36 @@ const (
 	KindRevocations Kind = 7 // which revocation lists are; likewise
 )
 
+// kindNames are the kinds' texts.
+var kindNames = map[Kind]string{
+	KindLocator: "locator", KindName: "name", KindService: "service", KindRoute: "route",
+	KindMasters: "masters", KindDescriptor: "descriptor", KindRevocations: "revocations",
+}
+
+// ParseKind returns the kind of a text that String returned.
+func ParseKind(text string) (Kind, bool) {
+	for k, name := range kindNames {
+		if name == text {
+			return k, true
+		}
+	}
+	return 0, false
+}
+
+func (k Kind) String() string {
+	if name, ok := kindNames[k]; ok {
+		return name
+	}
+	return fmt.Sprintf("kind %d", uint8(k))
+}
+
 // kinds has for each kind whether its records are also kept by witnesses
 // (TRUST.md: "records the grid depends on"), and the usual lifetime.
 var kinds = map[Kind]struct {
 	witnessed bool
 	lifetime  time.Duration
 }{
-	KindLocator:     {false, 120 * time.Second},
+	KindLocator:     {false, 600 * time.Second},
 	KindName:        {true, 600 * time.Second},
 	KindService:     {false, 600 * time.Second},
 	KindRoute:       {false, 600 * time.Second},
@@ -99,6 +122,18 @@ func plain(name string) bool {
 // NameRight says whether a node may have a host name, which its record's value
 // proves (package lease): nil, or why not.
 type NameRight func(n Name, owner *credential.Node, value []byte, now time.Time) error
+
+// May returns nil when a node may keep a record, or what it would be refused
+// for. Whoever stores the record judges for himself.
+func (m *Machine) May(n Name, value []byte, owner *credential.Node, now time.Time) error {
+	if err := n.check(); err != nil {
+		return err
+	}
+	if len(value) == 0 || len(value) > MaxValue {
+		return fmt.Errorf("record's value: %d bytes, want 1 to %d: %w", len(value), MaxValue, ErrFormat)
+	}
+	return checkRight(Record{Name: n, Owner: nodeid.ID(owner.ID), Value: value}, owner, m.cfg.NameRight, now)
+}
 
 // checkRight returns ErrRight unless the owner's certificate allows the record.
 func checkRight(r Record, owner *credential.Node, right NameRight, now time.Time) error {

@@ -33,6 +33,9 @@ func TestPublishAndLookup(t *testing.T) {
 	if r := n.ask(n.nodes[40], name); values(r) != "[one]" || r.Asked != 0 {
 		t.Errorf("from the cache: %v, %d asked", values(r), r.Asked)
 	}
+	if r := n.lookup(n.nodes[40], Lookup{Name: name, Fresh: true}); values(r) != "[one]" || r.Asked < 3 {
+		t.Errorf("past the cache: %v, %d asked", values(r), r.Asked)
+	}
 	n.handle(n.nodes[3], Publish{Name: name, Value: []byte("two")})
 	n.run(3 * time.Second)
 	if r := n.ask(n.nodes[41], name); values(r) != "[two]" {

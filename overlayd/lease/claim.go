@@ -379,11 +379,12 @@ func (c *claim) fail(now time.Time) {
 		c.next = now.Add(c.h.between(backoffFirst, backoffFirst+backoffSpread))
 		return
 	}
-	highest, told, held, hopeless := uint64(0), 0, false, false
+	highest, told, held, hopeless, recovering := uint64(0), 0, false, false, false
 	for i := range r.answers {
 		a := &r.answers[i]
 		held = held || a.Verdict == wire.Held
 		hopeless = hopeless || a.Verdict == wire.Refused || a.Verdict == wire.OverQuota
+		recovering = recovering || a.Verdict == wire.Recovering
 		if tellsSeq(a.Verdict) {
 			highest, told = max(highest, a.Seq), told+1
 			c.proof = append(c.proof, *a)
@@ -413,8 +414,11 @@ func (c *claim) fail(now time.Time) {
 	}
 	c.quick = 0
 	c.backoff = min(max(backoffFirst, c.backoff*2), c.h.rules.patience)
-	if hopeless {
+	switch {
+	case hopeless:
 		c.backoff = backoffMost
+	case recovering: // it will vote soon
+		c.backoff = min(c.backoff, backoffRecovering)
 	}
 	c.next = now.Add(c.h.between(c.backoff, c.backoff+backoffSpread))
 }

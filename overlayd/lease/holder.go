@@ -11,15 +11,16 @@ import (
 
 // Implementation numbers of the holder.
 const (
-	maxClaims     = 1024
-	roundTimeout  = 4 * time.Second // from the first Hold of a round
-	resendFirst   = 400 * time.Millisecond
-	validateWait  = 3 * time.Second // for the first answer, before a lease from before is used
-	backoffFirst  = 50 * time.Millisecond
-	backoffSpread = 350 * time.Millisecond
-	backoffMost   = 30 * time.Second
-	quickRounds   = 4 // one after another without a pause
-	releaseAgain  = 3 // how often a Release is sent
+	maxClaims         = 1024
+	roundTimeout      = 4 * time.Second // from the first Hold of a round
+	resendFirst       = 400 * time.Millisecond
+	validateWait      = 3 * time.Second // for the first answer, before a lease from before is used
+	backoffFirst      = 50 * time.Millisecond
+	backoffSpread     = 350 * time.Millisecond
+	backoffMost       = 30 * time.Second
+	backoffRecovering = 2 * time.Second
+	quickRounds       = 4 // one after another without a pause
+	releaseAgain      = 3 // how often a Release is sent
 )
 
 // HolderConfig is what a Holder is made of.

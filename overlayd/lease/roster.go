@@ -88,14 +88,23 @@ func coverOthers(n int) int {
 	return n - majority(min(n, wire.MaxVoters)) + 1
 }
 
-// replicas returns the witnesses of a key in one list: the 5 with the highest
-// SHA-256 of key and node ID, or all, highest first (rendezvous hashing; Thaler
-// and Ravishankar 1998).
+// replicas returns the witnesses of a key in one list.
 func replicas(list []nodeid.ID, key wire.LeaseKey) []nodeid.ID {
+	return heaviest(list, key.Append([]byte("grid-appliance witness\x00")))
+}
+
+// Keepers returns the witnesses of a roster that keep copies of the records of
+// a key of the store: as many as vote for a lease, chosen in the same way.
+func (r Roster) Keepers(key nodeid.ID) []nodeid.ID {
+	return heaviest(r.Witnesses, append([]byte("grid-appliance record witness\x00"), key[:]...))
+}
+
+// heaviest returns the 5 of a list with the highest SHA-256 of prefix and node
+// ID, or all, highest first (rendezvous hashing; Thaler and Ravishankar 1998).
+func heaviest(list []nodeid.ID, prefix []byte) []nodeid.ID {
 	if len(list) <= wire.MaxVoters {
 		return list
 	}
-	prefix := key.Append([]byte("grid-appliance witness\x00"))
 	weight := make(map[nodeid.ID][32]byte, len(list))
 	for _, id := range list {
 		weight[id] = sha256.Sum256(append(prefix[:len(prefix):len(prefix)], id[:]...))

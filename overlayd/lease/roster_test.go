@@ -110,3 +110,37 @@ func TestRosterOfDescriptor(t *testing.T) {
 		t.Error("a master's address can be leased")
 	}
 }
+
+// TestKeepers: of many witnesses five keep a record, the same whatever the order
+// of the roster; each keeps about as many as the others; of five all do.
+func TestKeepers(t *testing.T) {
+	var r lease.Roster
+	for i := range byte(20) {
+		r.Witnesses = append(r.Witnesses, nodeid.ID{0: i}) // close together on the ring
+	}
+	kept := map[nodeid.ID]int{}
+	const keys = 4000
+	for i := range keys {
+		key := nodeid.ID{0: byte(i), 1: byte(i >> 8)}
+		keepers := r.Keepers(key)
+		if len(keepers) != wire.MaxVoters {
+			t.Fatalf("%d keepers, want %d", len(keepers), wire.MaxVoters)
+		}
+		backwards := lease.Roster{Witnesses: slices.Clone(r.Witnesses)}
+		slices.Reverse(backwards.Witnesses)
+		if !slices.Equal(keepers, backwards.Keepers(key)) {
+			t.Fatal("another order of the roster, other keepers")
+		}
+		for _, w := range keepers {
+			kept[w]++
+		}
+	}
+	for w, n := range kept {
+		if mean := keys * wire.MaxVoters / 20; n < mean*8/10 || n > mean*12/10 {
+			t.Errorf("%v keeps %d, the mean is %d", w, n, mean)
+		}
+	}
+	if few := (lease.Roster{Witnesses: r.Witnesses[:5]}); len(few.Keepers(nodeid.ID{9})) != 5 {
+		t.Error("of five witnesses not all keep a record")
+	}
+}

@@ -162,6 +162,25 @@ func TestABootstrapLinkIsDirectAtOnce(t *testing.T) {
 
 // TestALinkNeverLivesOnTheRingAlone: a link of the ring that goes over the
 // ring would lead the ring through itself.
+// TestPingAsTheSessionComesUp sends a ping in the moment in which link looks at
+// the new path itself: each has its own answer.
+func TestPingAsTheSessionComesUp(t *testing.T) {
+	w := newWorld(t, 1)
+	p, x := w.add("p", w.net.Internet, sim.Place{}), w.add("x", w.net.AddNAT(w.net.Internet, sim.Home, sim.Place{}).Inside, sim.Place{})
+	x.pingUp = 7
+	x.boot(p)
+	w.run(2 * time.Second)
+	if len(x.pongs) != 1 || x.pongs[0].Token != 7 || x.pongs[0].ID != p.id || !x.pongs[0].Via.IsDirect() {
+		t.Errorf("answers %+v, want one by the direct path", x.pongs)
+	}
+	x.do(Ping{ID: p.id, Token: 8})
+	x.do(Ping{ID: p.id, Token: 9})
+	w.run(time.Second)
+	if len(x.pongs) != 3 || x.pongs[1].Token != 8 || x.pongs[2].Token != 9 {
+		t.Errorf("answers %+v, want those of 8 and 9", x.pongs)
+	}
+}
+
 func TestALinkNeverLivesOnTheRingAlone(t *testing.T) {
 	w := newWorld(t, 1)
 	x := w.add("x", w.net.AddNAT(w.net.Internet, sim.Symmetric, sim.Place{}).Inside, sim.Place{})

@@ -110,14 +110,17 @@ func (m *Machine) candidates() wire.Candidates {
 	add(wire.ReflexiveCandidate, reflexive)
 	add(wire.HostCandidate, m.own.told.Host...)
 	c.Relays = m.relays()
+	for _, p := range m.places[:min(len(m.places), wire.MaxPlaces)] {
+		c.Places = append(c.Places, p.Place)
+	}
 	return c
 }
 
-// relays are the direct links with the least round-trip times.
+// relays are the links that can carry others, with the least round-trip times.
 func (m *Machine) relays() []wire.RelayOffer {
 	var all []*peer
 	for _, p := range m.peers {
-		if p.purpose == session.LinkPurpose && p.state() == Direct && p.best.rtt > 0 {
+		if p.purpose == session.LinkPurpose && p.carries() && p.best.rtt > 0 {
 			all = append(all, p)
 		}
 	}
@@ -135,6 +138,8 @@ func (a *addresses) refuses(e netip.AddrPort) string {
 	switch {
 	case !ip.IsValid() || e.Port() == 0 || ip.IsUnspecified() || ip == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		return "not an endpoint"
+	case session.VirtualKind(ip) != session.NotVirtual:
+		return "virtual"
 	case ip.IsMulticast():
 		return "multicast"
 	case ip.IsLoopback():
@@ -187,7 +192,11 @@ func (a *addresses) permits(e netip.AddrPort, peer *wire.Candidates) string {
 func (m *Machine) announce(now time.Time) {
 	m.refreshOffer()
 	for _, p := range m.peers {
-		if p.s != nil && p.state() != Direct {
+		switch {
+		case p.s == nil:
+		case p.state() == Direct:
+			m.check(now, p, p.best) // the peer sees where this node is now
+		default:
 			p.nextTry = now
 			if p.round > 1 {
 				p.round = 1
@@ -204,6 +213,17 @@ func (m *Machine) observed(now time.Time) {
 	m.refreshOffer()
 	for _, p := range m.peers {
 		if p.s != nil && p.state() != Direct {
+			m.call(now, p, false)
+		}
+	}
+}
+
+// placesChanged tells who is not reached directly where else this node is.
+func (m *Machine) placesChanged(now time.Time) {
+	m.refreshOffer()
+	for _, p := range m.peers {
+		if p.s != nil && p.state() != Direct {
+			p.relayAt = now
 			m.call(now, p, false)
 		}
 	}

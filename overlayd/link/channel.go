@@ -33,6 +33,7 @@ func (m *Machine) relayMessage(now time.Time, relay *peer, body []byte) bool {
 			return true
 		}
 		relay.channels[msg.Channel] = msg.Peer
+		m.need(now, relay)
 		m.tryChannel(now, session.Relayed(relay.id, msg.Channel), msg.Peer)
 		return true
 	case wire.RelayClose:
@@ -54,6 +55,15 @@ func (m *Machine) tryChannel(now time.Time, via session.Via, id nodeid.ID) {
 			m.boundPaths(p)
 			m.check(now, p, pa)
 		}
+	}
+}
+
+// need says that a relay's link is to be kept, which is a place on the ring and
+// nothing else to whoever decides about it.
+func (m *Machine) need(now time.Time, relay *peer) {
+	if relay != nil && relay.up && due(now, relay.needed) {
+		relay.needed = now.Add(neededEvery)
+		m.act(Needed{relay.id})
 	}
 }
 
@@ -109,6 +119,7 @@ func (m *Machine) askRelay(now time.Time, p *peer) {
 		return
 	}
 	p.relayAt = now.Add(relayRetry)
+	m.tryDetour(now, p)
 	if relay := m.common(p); relay != nil {
 		m.counters.Relays++
 		m.tellRelay(now, relay, wire.Relay{Op: wire.RelayAsk, Peer: p.id})
@@ -135,6 +146,39 @@ func (m *Machine) askRelay(now time.Time, p *peer) {
 	}
 }
 
+// remember keeps a virtual endpoint for when nothing better is left.
+func (p *peer) remember(via session.Via) {
+	if via.Virtual() != session.NotVirtual {
+		p.detour = via
+	}
+}
+
+// tryDetour checks whether a peer can be reached through a bootstrap where both
+// have a place, or as it or its link session was before.
+func (m *Machine) tryDetour(now time.Time, p *peer) {
+	detours := []session.Via{p.detour}
+	if l := m.byKey[key{p.id, session.LinkPurpose}]; l != nil {
+		detours = append(detours, l.detour)
+	}
+	for _, own := range m.places {
+		for _, its := range p.remote.Places {
+			if its.Bootstrap == own.Bootstrap && its != own.Place {
+				detours = append(detours, session.Direct(session.VirtualEndpoint(own.Kind, own.Number, its.Handle)))
+			}
+		}
+	}
+	for i, via := range detours {
+		if !via.IsDirect() || slices.Contains(detours[:i], via) {
+			continue
+		}
+		pa := p.path(via)
+		m.boundPaths(p)
+		if !pa.valid {
+			m.check(now, p, pa)
+		}
+	}
+}
+
 func (p *peer) hasRelay() bool {
 	return slices.ContainsFunc(p.paths, func(pa *path) bool { return pa.via.Channel != 0 && pa.valid })
 }
@@ -146,7 +190,7 @@ func (m *Machine) common(p *peer) *peer {
 	var least time.Duration
 	for _, offer := range p.remote.Relays {
 		r := m.byKey[key{offer.ID, session.LinkPurpose}]
-		if r == nil || r.id == p.id || r.state() != Direct {
+		if r == nil || r.id == p.id || !r.carries() {
 			continue
 		}
 		sum := r.best.rtt + time.Duration(offer.RTT)*time.Millisecond

@@ -2,6 +2,7 @@ package link
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"gridappliance/overlayd/session"
@@ -195,7 +196,10 @@ func (m *Machine) learn(now time.Time, p *peer, via session.Via, size int) {
 		if len(p.pairs) >= maxPairs {
 			p.evict()
 		}
-		pr = &pair{via: via, outcome: Waiting, why: m.own.refuses(via.Endpoint)}
+		pr = &pair{via: via, outcome: Waiting}
+		if isDirect(via) {
+			pr.why = m.own.refuses(via.Endpoint)
+		}
 		p.pairs = append(p.pairs, pr)
 	}
 	pr.credit = min(pr.credit+size, 1<<16)
@@ -215,11 +219,7 @@ func (p *peer) evict() {
 
 // checkSize is how long the datagram of a check or answer is.
 func checkSize(v session.Via) int {
-	n := session.Overhead + 1 + 16 + 3 + 4
-	if v.IsDirect() && v.Endpoint.Addr().Unmap().Is6() {
-		n += 12
-	}
-	return n
+	return session.Overhead + 1 + 16 + 3 + shown(v).Addr().BitLen()/8
 }
 
 // checked answers a check where it came from, and challenges an address that
@@ -259,7 +259,8 @@ func (m *Machine) answered(now time.Time, p *peer, from session.Via, c wire.Chec
 	if pa != nil {
 		asked, ok := pa.questions.answered(c.Nonce)
 		if ok {
-			pa.questions.list = pa.questions.list[:0]
+			m.ponged(p, c.Nonce, from, now.Sub(asked))
+			pa.questions.forgetUntil(c.Nonce)
 			m.proven(now, p, pa, now.Sub(asked))
 		} else if pr == nil || !pr.questions.has(c.Nonce) { // else an earlier check of what has become a path
 			m.counters.Unasked++
@@ -285,7 +286,7 @@ func (m *Machine) answered(now time.Time, p *peer, from session.Via, c wire.Chec
 		m.endRound(now, p)
 	}
 	m.counters.Answers++
-	if from.IsDirect() {
+	if isDirect(from) {
 		m.targets.answered(from.Endpoint)
 		if from.Socket == 0 && m.own.observe(p.contact.Holder, from.Endpoint, c.Observed) {
 			m.observed(now)
@@ -335,6 +336,17 @@ func (q *questions) answered(nonce [8]byte) (at time.Time, ok bool) {
 	return at, false
 }
 
+// forgetUntil forgets a question and those asked before it. Those asked later
+// may be another's, such as a ping's.
+func (q *questions) forgetUntil(nonce [8]byte) {
+	for i := range q.list {
+		if q.list[i].nonce == nonce {
+			q.list = append(q.list[:0], q.list[i+1:]...)
+			return
+		}
+	}
+}
+
 // proven makes a path one that may be used.
 func (m *Machine) proven(now time.Time, p *peer, pa *path, rtt time.Duration) {
 	pa.hear(now)
@@ -343,11 +355,30 @@ func (m *Machine) proven(now time.Time, p *peer, pa *path, rtt time.Duration) {
 	} else {
 		pa.rtt += (rtt - pa.rtt) / 8 // RFC 6298 §2
 	}
-	pa.valid = true
+	if !pa.valid {
+		pa.valid = true
+		m.act(KeysChanged{p.s}) // the data path takes what comes on it from now on
+		if isDirect(pa.via) {
+			m.share(now, p, pa.via)
+		}
+	}
+	p.remember(pa.via)
 	if pa != p.best && pa.warm.IsZero() {
 		pa.warm = now.Add(warmFor) // until it is the best, or not
 	}
 	m.choose(now, p)
+}
+
+// share has the other sessions with a peer ask on a direct path that one of
+// them has found.
+func (m *Machine) share(now time.Time, p *peer, via session.Via) {
+	for _, q := range m.peers {
+		if q.id == p.id && q != p && q.s != nil && q.state() != Direct && q.find(via) == nil {
+			pa := q.path(via)
+			m.boundPaths(q)
+			m.check(now, q, pa)
+		}
+	}
 }
 
 // boundPaths keeps the number of paths small: the one heard longest ago goes.
@@ -378,6 +409,9 @@ func (m *Machine) called(now time.Time, p *peer, c wire.Candidates) {
 	if c.Spray {
 		m.sprayAt(now, p, c)
 		return
+	}
+	if !slices.Equal(p.remote.Places, c.Places) {
+		p.relayAt = now
 	}
 	p.remote = c
 	if p.state() == Direct || !p.roundEnd.IsZero() {

@@ -9,8 +9,8 @@ const (
 	sprayPorts   = 256              // sockets of the side with address-dependent mapping
 	sprayProbes  = 1024             // of the other side, to random ports
 	sprayPace    = 2 * time.Millisecond
-	demoteSilent = 2 * time.Second  // sent, and nothing came back: the path is given up
-	warmFor      = 30 * time.Second // the old path is kept after a switch
+	demoteSilent = 1600 * time.Millisecond // sent, and nothing came back: the path is given up
+	warmFor      = 30 * time.Second        // the old path is kept after a switch
 )
 
 // Implementation: tunable at will. Sources: research/overlay.md §3.2, §9.3.
@@ -23,13 +23,14 @@ const (
 	extraChecks   = 3 // after success, so that the other side's translator opens as well
 	retryChecks   = 3 // of a candidate in a later round
 
-	probeEvery    = 500 * time.Millisecond // on a path that was sent on and is silent
+	probeEvery    = 400 * time.Millisecond // on a path that was sent on and is silent
 	keepalive     = 10 * time.Second       // after the last record of a path
 	relayAfter    = 300 * time.Millisecond // without a direct path
 	relayRetry    = 10 * time.Second
+	neededEvery   = 10 * time.Second // a relay's link is said to be needed
 	linkGrace     = 10 * time.Second // a link without a path but the ring's
 	ringSilent    = 20 * time.Second
-	idleAfter     = 45 * time.Second // without traffic: nothing keeps a path alive but a link
+	idleAfter     = 5 * time.Minute // without traffic: nothing keeps a path alive but a link; package vnet ends its sessions then
 	betterBy      = 5 * time.Millisecond
 	sprayAfter    = 5 * time.Second // of relayed traffic
 	sprayPause    = 10 * time.Minute

@@ -65,7 +65,7 @@ func (m *Machine) peerDeadlines(p *peer) {
 	if p.purpose == session.LinkPurpose && !p.alone.IsZero() {
 		m.sooner(p.alone.Add(linkGrace))
 	}
-	if !direct && m.cfg.Spray && m.spray == nil && !p.indirect.IsZero() && p.sprayed.IsZero() {
+	if !direct && p.purpose != session.LinkPurpose && m.cfg.Spray && m.spray == nil && !p.indirect.IsZero() && p.sprayed.IsZero() {
 		m.sooner(later(p.indirect.Add(sprayAfter), m.now.Add(probeEvery)))
 	}
 }

@@ -41,6 +41,13 @@ type (
 		Pools      []netip.Prefix   // virtual networks, never candidates
 	}
 
+	// Observed says at which endpoint By, a bootstrap, sees this node.
+	Observed struct{ By, Endpoint netip.AddrPort }
+
+	// Places says at which bootstraps this node is enrolled. It replaces what
+	// was said before.
+	Places struct{ List []Place }
+
 	// Datagram is one of the underlay for which session.Ours is true.
 	Datagram struct {
 		From   netip.AddrPort
@@ -55,11 +62,13 @@ type (
 		Data      []byte
 	}
 
-	// Send seals a message for a peer on its best path.
+	// Send seals a message for a peer on its best path, or on every path that
+	// is proven: a peer and a copy of it are on different ones.
 	Send struct {
-		ID      nodeid.ID
-		Purpose string
-		Message []byte
+		ID         nodeid.ID
+		Purpose    string
+		Message    []byte
+		Everywhere bool
 	}
 
 	// Forward sends what package relay decided on: a carried datagram to a
@@ -70,20 +79,31 @@ type (
 		Carried []byte
 	}
 
-	// Traffic says that the data path has sent or opened records of a session
-	// on a path since the last Traffic: once a second is enough.
+	// Traffic says that the data path has sent records of a session on its best
+	// path, or opened some that came on those in Heard, since the last Traffic:
+	// once a second is enough.
 	Traffic struct {
-		ID          nodeid.ID
-		Purpose     string
-		Sent, Heard bool
+		ID      nodeid.ID
+		Purpose string
+		Sent    bool
+		Heard   []session.Via
+	}
+
+	// Ping asks a peer with a session for a sign of life on its best path. Pong
+	// with the same token answers it, if anything does.
+	Ping struct {
+		ID      nodeid.ID
+		Purpose string
+		Token   uint64
 	}
 
 	// Versions is what every handshake from now on says of the descriptor and
 	// revocation lists that this node has.
 	Versions struct{ wire.Versions }
 
-	// Identity, Recheck and Destroy are session's.
+	// Identity, Roots, Recheck and Destroy are session's.
 	Identity struct{ Chain credential.Chain }
+	Roots    struct{ List [][32]byte }
 	Recheck  struct{}
 	Destroy  struct{ Reason session.Reason }
 
@@ -94,16 +114,27 @@ type (
 func (Want) event()      {}
 func (Unwant) event()    {}
 func (Addresses) event() {}
+func (Observed) event()  {}
+func (Places) event()    {}
 func (Datagram) event()  {}
 func (Routed) event()    {}
 func (Send) event()      {}
 func (Forward) event()   {}
 func (Traffic) event()   {}
+func (Ping) event()      {}
 func (Versions) event()  {}
 func (Identity) event()  {}
+func (Roots) event()     {}
 func (Recheck) event()   {}
 func (Destroy) event()   {}
 func (Tick) event()      {}
+
+// Place is one at a bootstrap, which virtual endpoints know by Kind and Number.
+type Place struct {
+	wire.Place
+	Kind   session.Virtual
+	Number uint16
+}
 
 // Action is what is to be done. The set is closed.
 type Action interface{ action() }
@@ -122,7 +153,7 @@ type (
 	CloseSockets struct{ Keep []uint16 }
 
 	// RouteSession is a payload of wire.TypeSession for the ring, at most
-	// wire.MaxPayload.
+	// wire.MaxCarried.
 	RouteSession struct {
 		To   wire.Target
 		Data []byte
@@ -137,6 +168,7 @@ type (
 		Node    *credential.Node
 		RTT     time.Duration // 0: not measured yet
 		Path    State
+		TCP     bool // the path is a TCP connection with the peer
 
 		Versions wire.Versions // that the peer has
 	}
@@ -157,10 +189,11 @@ type (
 
 	// Message is what a peer's record said, in the datagram's memory: of
 	// purpose link a wire message (type and body) that is not link's own.
-	// Path says how it came; FromEndpoint is valid when it was direct.
+	// Total is the record's: above 1 it was part of a superpacket.
 	Message struct {
 		From    nodeid.ID
 		Purpose string
+		Total   uint8
 		Body    []byte
 	}
 
@@ -173,11 +206,27 @@ type (
 	}
 
 	// PathChanged says that records go another way now, or that the way was
-	// measured again.
+	// measured again. Over says that it is over the ring, which Punching does
+	// not tell.
 	PathChanged struct {
 		ID      nodeid.ID
 		Purpose string
 		Path    State
+		Over    bool
+		TCP     bool // as Up's
+		RTT     time.Duration
+	}
+
+	// Needed says that a link carries another session's records and is to be
+	// kept. It comes again every neededEvery while that is so.
+	Needed struct{ ID nodeid.ID }
+
+	// Pong answers a Ping. Via is the path that the answer took.
+	Pong struct {
+		ID      nodeid.ID
+		Purpose string
+		Token   uint64
+		Via     session.Via
 		RTT     time.Duration
 	}
 
@@ -201,6 +250,8 @@ func (Failed) action()       {}
 func (Message) action()      {}
 func (Relayed) action()      {}
 func (PathChanged) action()  {}
+func (Needed) action()       {}
+func (Pong) action()         {}
 func (KeysChanged) action()  {}
 func (Reflexive) action()    {}
 
@@ -210,7 +261,7 @@ type State uint8
 const (
 	None     State = iota // no session
 	Ring                  // records go over the ring
-	Relay2                // through a common neighbour
+	Relay2                // through a common neighbour, a bootstrap, or over TCP
 	Punching              // as before, and checks are under way
 	Direct                // to an endpoint
 )

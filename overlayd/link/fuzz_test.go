@@ -189,7 +189,7 @@ func (x *fuzzed) step(what, arg byte) {
 	case 7:
 		x.do(i, Send{ID: other, Purpose: purpose, Message: []byte{arg, 1, 2}})
 	case 8:
-		x.do(i, Traffic{ID: other, Purpose: purpose, Sent: arg&1 != 0, Heard: arg&2 != 0})
+		x.do(i, Traffic{ID: other, Purpose: purpose, Sent: arg&1 != 0, Heard: slices.Repeat([]session.Via{session.Ring(other, nodeid.ID{})}, int(arg>>1&1))})
 	case 9: // a peer that says what it likes
 		m := x.m[i]
 		if p := m.byKey[key{other, orLink(purpose)}]; p != nil && p.s != nil && p.best != nil {

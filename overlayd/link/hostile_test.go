@@ -204,21 +204,17 @@ func TestRelayAbuse(t *testing.T) {
 	x.m.cfg.Spray, y.m.cfg.Spray = false, false
 	x.want(y, "one")
 	w.run(8 * time.Second)
-	var r *node
-	for _, p := range w.nodes[:3] {
-		if p.relay.Channels() > 0 {
-			r = p
-		}
-	}
-	if r == nil || x.state(y, "one") != Relay2 {
-		t.Fatal("no relay")
-	}
 	var via session.Via
 	for _, pa := range x.m.byKey[key{y.id, "one"}].paths {
 		if pa.via.Channel != 0 {
 			via = pa.via
 		}
 	}
+	i := slices.IndexFunc(w.nodes, func(n *node) bool { return n.id == via.Node })
+	if i < 0 || x.state(y, "one") != Relay2 {
+		t.Fatal("no relay")
+	}
+	r := w.nodes[i]
 	link := x.m.Session(r.id, "")
 	mark := func(channel uint16, carried string) []byte {
 		d := append(make([]byte, session.RelaySize), carried...)

@@ -1,16 +1,21 @@
 // Package link makes and keeps the path to each peer: candidates, checks, hole
-// punching, a relay as the next best and the ring as what always works.
+// punching, a relay as the next best, a bootstrap or TCP where there is none,
+// and the ring as what always works.
 //
 //	       session             channel              checks              an answer
 //	NONE ─────────> RING ───────────────> RELAY2 ───────────> PUNCHING ──────────> DIRECT
 //	  ^              │ ^                    │ ^                  │                    │
 //	  │              │ └─ channel gone ─────┘ └── 5 s in vain ───┘                    │
 //	  │              └───────────────── checks ────────────────> │                    │
-//	  └── session gone, from each      RING or RELAY2 <── 2 s sent into silence ──────┘
+//	  └── session gone, from each      RING or RELAY2 <── 1.6 s sent into silence ────┘
+//
+// A virtual endpoint (session.VirtualEndpoint) is the way to a peer through a
+// bootstrap or over TCP: RELAY2 as well, so checks go on. It is taken from who
+// asks for a session and from where a datagram came, and named to nobody.
 //
 // Whoever has one path keeps it while a better one is made, and after the
 // switch for 30 s. Records go the best way that is there: a direct path that
-// answers, else a relay, else the ring. PUNCHING says that checks are under
+// answers, else a relay, else a bootstrap, else TCP, else the ring. PUNCHING says that checks are under
 // way; records go as they did before it.
 //
 // A path is a session.Via. A direct one is used once a Check or challenge sent
@@ -26,8 +31,8 @@
 //
 // Concurrency: Machine is not safe for concurrent use.
 //
-// Limits on purpose: no TCP, no TURN; port mappings are made elsewhere and
-// told by Addresses; relaying for others is package relay's.
+// Limits on purpose: no TURN; virtual endpoints and port mappings are made elsewhere and
+// told; relaying for others is package relay's.
 //
 // Sources: TRUST.md "Sessions", "Relays, records, abuse"; research/overlay.md
 // §3, §9.2, §9.3; RFC 8445 §5 to §7 (candidates, checks, triggered checks);
@@ -67,9 +72,11 @@ type Machine struct {
 	byKey     map[key]*peer
 	bySession map[*session.Session]*peer
 	own       addresses
+	places    []Place
 	targets   targets
 	versions  wire.Versions
 	spray     *spray
+	pings     map[[8]byte]uint64 // tokens by nonce
 	marker    session.Marker
 	checker   session.Checker
 	counters  Counters
@@ -120,6 +127,13 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	case Addresses:
 		m.own.set(e)
 		m.announce(now)
+	case Observed:
+		if m.own.observe(wire.Holder{}, e.By, e.Endpoint) {
+			m.observed(now)
+		}
+	case Places:
+		m.places = slices.Clone(e.List)
+		m.placesChanged(now)
 	case Datagram:
 		m.datagram(now, e)
 	case Routed:
@@ -130,11 +144,15 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 		m.forward(now, e)
 	case Traffic:
 		m.traffic(now, e)
+	case Ping:
+		m.ping(now, e)
 	case Versions:
 		m.versions = e.Versions
 		m.refreshOffer()
 	case Identity:
 		m.session(now, m.sessions.Handle(now, session.Identity{Chain: e.Chain, Offer: m.offer()}))
+	case Roots:
+		m.session(now, m.sessions.Handle(now, session.Roots(e)))
 	case Recheck:
 		m.session(now, m.sessions.Handle(now, session.Recheck{}))
 	case Destroy:
@@ -195,7 +213,9 @@ func (m *Machine) datagram(now time.Time, e Datagram) {
 		m.sessions.Drop(session.DropIndex)
 		return
 	}
+	k.Lock()
 	channel, carried, drop, err := m.checker.Check(k, e.Data)
+	k.Unlock()
 	if err != nil {
 		m.sessions.Drop(drop)
 		return
@@ -250,11 +270,10 @@ func (m *Machine) emit(now time.Time, to session.Via, data []byte) {
 	}
 }
 
-// forward marks a datagram for a channel of a peer and sends it on its direct
-// path.
+// forward marks a datagram for a channel of a peer and sends it there.
 func (m *Machine) forward(now time.Time, e Forward) {
 	p := m.byKey[key{e.To, session.LinkPurpose}]
-	if p == nil || p.s == nil || p.best == nil || !p.best.via.IsDirect() || p.s.Keys() == nil || !p.s.Keys().Usable(now) {
+	if p == nil || !p.carries() || p.s.Keys() == nil || !p.s.Keys().Usable(now) {
 		m.counters.NoPath++
 		return
 	}
@@ -275,13 +294,19 @@ func (m *Machine) message(now time.Time, e Send) {
 		return
 	}
 	p.used(now)
-	b, err := p.s.Seal(make([]byte, 0, len(e.Message)+session.Overhead), now, p.best.id, e.Message)
-	if err != nil {
-		m.counters.NoPath++
-		return
+	for _, pa := range p.paths {
+		if pa != p.best && !(e.Everywhere && pa.valid) {
+			continue
+		}
+		b, err := p.s.Seal(make([]byte, 0, len(e.Message)+session.Overhead), now, pa.id, e.Message)
+		if err != nil {
+			m.counters.NoPath++
+			return
+		}
+		pa.sent(now)
+		p.sentBytes += uint64(len(b))
+		m.emit(now, pa.via, b)
 	}
-	p.best.sent(now)
-	m.emit(now, p.best.via, b)
 }
 
 // say sends a message of link's own on a path.
@@ -290,5 +315,33 @@ func (m *Machine) say(now time.Time, p *peer, pa *path, msg wire.Message) {
 	if err != nil {
 		return
 	}
+	p.sentBytes += uint64(len(b))
 	m.emit(now, pa.via, b)
+}
+
+// maxPings bounds the pings that may still be answered.
+const maxPings = 64
+
+// ping asks on the best path.
+func (m *Machine) ping(now time.Time, e Ping) {
+	p := m.byKey[key{e.ID, orLink(e.Purpose)}]
+	if p == nil || p.s == nil || p.best == nil {
+		return
+	}
+	if len(m.pings) >= maxPings || m.pings == nil {
+		m.pings = map[[8]byte]uint64{}
+	}
+	nonce := p.best.questions.ask(m, now)
+	m.pings[nonce] = e.Token
+	p.used(now)
+	p.best.sent(now)
+	m.say(now, p, p.best, wire.Check{Nonce: nonce, To: shown(p.best.via)})
+}
+
+// ponged answers a ping whose check was answered.
+func (m *Machine) ponged(p *peer, nonce [8]byte, via session.Via, rtt time.Duration) {
+	if token, ok := m.pings[nonce]; ok {
+		delete(m.pings, nonce)
+		m.act(Pong{p.id, p.purpose, token, via, rtt})
+	}
 }

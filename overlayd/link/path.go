@@ -94,12 +94,34 @@ func (p *peer) ring() *path {
 // rank orders kinds of paths: the lower the better.
 func rank(v session.Via) int {
 	switch {
-	case v.IsDirect():
+	case isDirect(v):
 		return 0
-	case v.IsRing():
+	case v.Channel != 0:
+		return 1
+	case v.Virtual() == session.ByBootstrap:
 		return 2
+	case v.IsDirect():
+		return 3
 	}
-	return 1
+	return 4
+}
+
+// isDirect says whether a path leads straight to the peer's socket.
+func isDirect(v session.Via) bool { return v.IsDirect() && v.Virtual() == session.NotVirtual }
+
+// isTCP says whether a path is a TCP connection with the peer.
+func isTCP(v session.Via) bool {
+	if !v.IsDirect() {
+		return false
+	}
+	kind, bootstrap, _ := session.ParseVirtual(v.Endpoint)
+	return kind == session.ByStream && bootstrap == 0
+}
+
+// carries says whether a peer can relay for this node, or this node for it:
+// nobody else is on the path between them.
+func (p *peer) carries() bool {
+	return p.s != nil && p.best != nil && (isDirect(p.best.via) || isTCP(p.best.via))
 }
 
 // better says whether a is worth a switch from b.
@@ -125,7 +147,7 @@ func (m *Machine) choose(now time.Time, p *peer) {
 		if p.best != nil && p.best.valid {
 			p.best.warm = now.Add(warmFor)
 		}
-		if best != nil && best.via.IsDirect() {
+		if best != nil && isDirect(best.via) {
 			p.indirect = time.Time{}
 			m.endSpray(p)
 			m.counters.Directs++
@@ -153,7 +175,7 @@ var noEndpoint = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
 
 // shown is what a check says of a path.
 func shown(v session.Via) netip.AddrPort {
-	if v.IsDirect() {
+	if isDirect(v) {
 		return netip.AddrPortFrom(v.Endpoint.Addr().Unmap(), v.Endpoint.Port())
 	}
 	return noEndpoint
@@ -163,6 +185,9 @@ func shown(v session.Via) netip.AddrPort {
 // stays silent and drops what is warm no longer.
 func (m *Machine) tend(now time.Time, p *peer) {
 	for _, pa := range slices.Clone(p.paths) {
+		if pa.valid && pa.via.Channel != 0 && m.kept(now, p) {
+			m.need(now, m.byKey[key{pa.via.Node, session.LinkPurpose}])
+		}
 		switch {
 		case !pa.valid || pa.via.IsRing():
 		case !pa.waiting.IsZero() && due(now, pa.waiting.Add(demoteSilent)):
@@ -196,7 +221,22 @@ func (m *Machine) kept(now time.Time, p *peer) bool {
 }
 
 // demote gives up a path that does not answer, and begins to look for another.
+// What is dead for one purpose is for all: the peer's other sessions leave it
+// too, unless they have heard something on it since the silence began.
 func (m *Machine) demote(now time.Time, p *peer, pa *path) {
+	since := pa.waiting
+	m.leave(now, p, pa)
+	for _, q := range slices.Clone(m.peers) {
+		if q.id != p.id || q == p || q.s == nil {
+			continue
+		}
+		if twin := q.find(pa.via); twin != nil && twin.valid && !pa.via.IsRing() && !twin.heard.After(since) {
+			m.leave(now, q, twin)
+		}
+	}
+}
+
+func (m *Machine) leave(now time.Time, p *peer, pa *path) {
 	m.counters.Demotions++
 	wasBest := pa == p.best
 	m.forget(now, p, pa)

@@ -19,6 +19,8 @@ type peer struct {
 	since   time.Time // of s
 	up      bool      // told
 	told    State     // told last
+	toldOn  bool      // the ring
+	toldTCP bool
 	toldRTT time.Duration
 
 	remote   wire.Candidates
@@ -33,15 +35,19 @@ type peer struct {
 	extra    int       // checks still to be sent after a success
 	extraAt  time.Time
 
+	sentBytes, heardBytes uint64 // of records; the data path counts its own
+
 	active   time.Time // last traffic of the layer above
 	indirect time.Time // since when there is traffic without a direct path; zero: none
 	sprayed  time.Time // last spray
 	alone    time.Time // since when a link has had the ring's path only
 
 	channels map[uint16]nodeid.ID // of a link to a relay: whose each channel is
+	detour   session.Via          // a virtual endpoint that was a path; zero: none
 	relayAt  time.Time            // when a relay is asked for next
 	helper   []nodeid.ID          // relays wanted for this peer's sake
 	helping  int                  // peers that want this one as their relay
+	needed   time.Time            // of a relay: when that is said next
 }
 
 func (m *Machine) peer(k key) *peer {
@@ -88,7 +94,7 @@ func (m *Machine) want(now time.Time, e Want) {
 	p.contact, p.over = e.Contact, e.Over
 	via := session.Ring(p.id, p.over)
 	for _, endpoint := range e.Contact.Endpoints {
-		if m.own.permits(endpoint, nil) == "" {
+		if session.VirtualKind(endpoint.Addr()) != session.NotVirtual || m.own.permits(endpoint, nil) == "" {
 			via = session.Direct(endpoint)
 			break
 		}
@@ -142,6 +148,7 @@ func (m *Machine) sessionUp(now time.Time, a session.Up) {
 	m.offered(p, a.Offer)
 	pa := p.path(a.Via)
 	pa.valid, pa.heard = true, now
+	p.remember(a.Via)
 	p.ring()
 	m.choose(now, p)
 	if a.Via.IsDirect() {
@@ -224,7 +231,7 @@ func (p *peer) state() State {
 	switch {
 	case p.s == nil || p.best == nil:
 		return None
-	case p.best.via.IsDirect():
+	case isDirect(p.best.via):
 		return Direct
 	case !p.roundEnd.IsZero():
 		return Punching
@@ -240,7 +247,7 @@ func (m *Machine) tell(now time.Time, p *peer) {
 		return
 	}
 	state, rtt := p.state(), p.best.rtt
-	onRing := p.best.via.IsRing()
+	onRing, onTCP := p.best.via.IsRing(), isTCP(p.best.via)
 	if !onRing {
 		p.alone = time.Time{}
 	} else if p.alone.IsZero() {
@@ -251,25 +258,25 @@ func (m *Machine) tell(now time.Time, p *peer) {
 			p.told = state
 			return // a link over the ring would lead the ring through itself
 		}
-		p.up, p.told, p.toldRTT = true, state, rtt
+		p.up, p.told, p.toldOn, p.toldTCP, p.toldRTT = true, state, onRing, onTCP, rtt
 		c := wire.Contact{ID: p.id, Holder: p.contact.Holder}
-		if p.best.via.IsDirect() {
+		if isDirect(p.best.via) {
 			c.Endpoints = append(c.Endpoints, p.best.via.Endpoint)
 		}
-		m.act(Up{c, p.purpose, p.s.Node(), rtt, state, p.versions})
+		m.act(Up{c, p.purpose, p.s.Node(), rtt, state, onTCP, p.versions})
 		return
 	}
 	changed := rtt - p.toldRTT
-	if state != p.told || p.toldRTT == 0 && rtt != 0 || changed.Abs() > max(betterBy, p.toldRTT/4) {
-		p.told, p.toldRTT = state, rtt
-		m.act(PathChanged{p.id, p.purpose, state, rtt})
+	if state != p.told || onRing != p.toldOn || onTCP != p.toldTCP || p.toldRTT == 0 && rtt != 0 || changed.Abs() > max(betterBy, p.toldRTT/4) {
+		p.told, p.toldOn, p.toldTCP, p.toldRTT = state, onRing, onTCP, rtt
+		m.act(PathChanged{p.id, p.purpose, state, onRing, onTCP, rtt})
 	}
 }
 
 // used notices traffic of the layer above.
 func (p *peer) used(now time.Time) {
 	p.active = now
-	if p.best != nil && p.best.via.IsDirect() {
+	if p.best != nil && isDirect(p.best.via) {
 		p.indirect = time.Time{}
 	} else if p.indirect.IsZero() {
 		p.indirect = now
@@ -285,8 +292,8 @@ func (m *Machine) traffic(now time.Time, e Traffic) {
 	if e.Sent {
 		p.best.sent(now)
 	}
-	if e.Heard {
-		p.best.hear(now)
+	for _, via := range e.Heard {
+		p.heardFrom(now, via)
 	}
 }
 
@@ -297,6 +304,7 @@ func (m *Machine) record(now time.Time, a session.Record) {
 		return
 	}
 	p.heardFrom(now, a.From)
+	p.heardBytes += uint64(len(a.Plain) + session.Overhead)
 	if a.From.IsDirect() {
 		m.learn(now, p, a.From, len(a.Plain)+session.Overhead)
 	}
@@ -306,7 +314,7 @@ func (m *Machine) record(now time.Time, a session.Record) {
 			return
 		}
 		p.used(now)
-		m.act(Message{p.id, p.purpose, a.Plain})
+		m.act(Message{p.id, p.purpose, a.Total, a.Plain})
 	case len(a.Plain) > 1:
 		m.control(now, p, a)
 	}

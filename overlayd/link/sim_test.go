@@ -34,25 +34,28 @@ type world struct {
 	noRelay  bool
 	cheap    bool // nodes have stand-ins for certificates and cryptography
 	nats     map[*node]*sim.NAT
+	detours  map[netip.AddrPort]detour                             // what virtual endpoints stand for
 	wire     func(from *node, to netip.AddrPort, data []byte) bool // false: lost
 }
 
 // node is a host with a link machine and a relay.
 type node struct {
-	w     *world
-	name  string
-	host  *sim.Host
-	id    nodeid.ID
-	m     *Machine
-	relay *relay.Machine
-	log   []string
-	got   []string
-	path  []State // as told of namespace sessions
-	links []State // and of links
-	ups   map[nodeid.ID]time.Time
-	sent  map[netip.Addr]int // datagrams by address
-	woken time.Time
-	wakes int
+	w      *world
+	name   string
+	host   *sim.Host
+	id     nodeid.ID
+	m      *Machine
+	relay  *relay.Machine
+	log    []string
+	got    []string
+	pongs  []Pong
+	pingUp uint64  // the token of a ping that is sent at once when a session is up
+	path   []State // as told of namespace sessions
+	links  []State // and of links
+	ups    map[nodeid.ID]time.Time
+	sent   map[netip.Addr]int // datagrams by address
+	woken  time.Time
+	wakes  int
 }
 
 const port = 4242
@@ -99,7 +102,7 @@ func (w *world) add(name string, realm *sim.Realm, place sim.Place) *node {
 		id, crypto = nodeid.ID(seed[:16]), standin.Crypto()
 		chain = standin.Chain(standin.Claim{ID: credential.NodeID(id), X25519: [32]byte(static.Public), Holder: seed, Namespace: "one", NotAfter: sim.Start.Add(time.Hour)})
 	}
-	n := &node{w: w, name: name, host: w.net.AddHost(realm, place), id: id, relay: relay.New(relay.Config{Namespace: "one"}),
+	n := &node{w: w, name: name, host: w.net.AddHost(realm, place), id: id, relay: relay.New(relay.Config{ID: id, Namespace: "one"}),
 		ups: map[nodeid.ID]time.Time{}, sent: map[netip.Addr]int{}}
 	n.m, err = New(Config{Rand: w.net.Split(), Spray: true, Session: session.Config{ID: n.id, Static: static, Chain: chain,
 		Roots: [][32]byte{{1}}, Descriptor: descriptor, Purposes: []string{session.LinkPurpose, "one"}, AES: true,
@@ -176,6 +179,10 @@ func (n *node) act(now time.Time, actions []Action) {
 				n.w.t.Fatalf("a datagram of %d bytes", len(a.Data))
 			}
 			n.sent[a.To.Addr()]++
+			if session.VirtualKind(a.To.Addr()) != session.NotVirtual {
+				n.w.virtually(n, a)
+				continue
+			}
 			if n.w.wire == nil || n.w.wire(n, a.To, a.Data) {
 				n.host.Send(port+a.Socket, a.To, a.Data)
 			}
@@ -194,6 +201,9 @@ func (n *node) act(now time.Time, actions []Action) {
 		case Up:
 			n.log = append(n.log, fmt.Sprintf("up %s %s", n.w.byID[a.Contact.ID].name, a.Path))
 			n.ups[a.Contact.ID] = now
+			if n.pingUp != 0 {
+				n.act(now, slices.Clone(n.m.Handle(now, Ping{ID: a.Contact.ID, Purpose: a.Purpose, Token: n.pingUp})))
+			}
 			n.tell(a.Purpose, a.Path)
 			if a.Purpose == session.LinkPurpose {
 				n.relays(now, relay.LinkUp{ID: a.Contact.ID, Holder: a.Contact.Holder, Namespace: a.Node.Namespace, Mbit: a.Node.Quota.RelayMbit})
@@ -206,6 +216,8 @@ func (n *node) act(now time.Time, actions []Action) {
 			n.log = append(n.log, "failed "+string(a.Reason))
 		case PathChanged:
 			n.tell(a.Purpose, a.Path)
+		case Pong:
+			n.pongs = append(n.pongs, a)
 		case Message:
 			if a.Purpose == session.LinkPurpose && a.Body[0] == byte(wire.TypeRelay) {
 				if r, err := wire.ParseRelay(a.Body[1:]); err == nil {

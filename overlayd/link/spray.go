@@ -16,8 +16,8 @@ import (
 // side's address, of which each meets an open one with 256 in 65,536: 98 %.
 //
 // It is the one thing that sends more than 20 checks to an address, so it is
-// bound otherwise: only to a peer whose records have gone over the ring or a
-// relay for 5 s, one at a time, to one address once in ten minutes whatever
+// bound otherwise: only to a peer whose packets, not those of the ring, have
+// gone over the ring or a relay for 5 s, one at a time, to one address once in ten minutes whatever
 // peers say of it, and only if Config allows.
 type spray struct {
 	p      *peer
@@ -41,6 +41,9 @@ func (m *Machine) maySpray(now time.Time, p *peer, after time.Duration) bool {
 // startSpray begins on the side with the sockets.
 func (m *Machine) startSpray(now time.Time, p *peer) {
 	_, mapping := m.own.reflexive()
+	if p.purpose == session.LinkPurpose { // the ring is well with a relay
+		return
+	}
 	if mapping != wire.AddressDependent || p.remote.Mapping != wire.EndpointIndependent || !m.maySpray(now, p, sprayAfter) {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/session"
 	"gridappliance/overlayd/wire"
 )
 
@@ -13,7 +14,8 @@ import (
 type Explanation struct {
 	State        State
 	RTT          time.Duration
-	Relay        nodeid.ID // when a relay carries
+	Relay        nodeid.ID       // when a relay carries
+	Virtual      session.Virtual // when a bootstrap or TCP carries
 	Own          netip.AddrPort
 	OwnMapping   wire.Mapping
 	PeerMapping  wire.Mapping
@@ -43,11 +45,15 @@ func (m *Machine) Why(id nodeid.ID, purpose string) (e Explanation, ok bool) {
 	e.Own, e.OwnMapping = m.own.reflexive()
 	if p.best != nil {
 		e.RTT = p.best.rtt
+		e.Virtual = p.best.via.Virtual()
 		if p.best.via.Channel != 0 {
 			e.Relay = p.best.via.Node
 		}
 	}
 	for _, pr := range p.pairs {
+		if !isDirect(pr.via) {
+			continue
+		}
 		e.Candidates = append(e.Candidates, CandidateReport{pr.via.Endpoint, pr.candidate.Kind, pr.outcome, pr.why, pr.total, pr.rtt})
 	}
 	e.Improvements = improvements(&e)
@@ -71,20 +77,28 @@ func improvements(e *Explanation) []string {
 	if len(e.Candidates) == 0 {
 		out = append(out, "the peer has named no endpoint: it may not have found a bootstrap node")
 	}
-	silent, private := 0, 0
+	tried, skipped := 0, 0
 	for _, c := range e.Candidates {
 		switch {
 		case c.Why != "":
-			private++
-		case c.Outcome == Silent:
-			silent++
+			skipped++
+		case c.Outcome == Silent || c.Outcome == Budget:
+			tried++
 		}
 	}
-	if silent > 0 {
+	if tried > 0 {
 		out = append(out, "no check was answered: a firewall at one end drops UDP, or answers only to known ports; allow UDP 4242 in")
 	}
-	if private > 0 && silent == 0 {
+	if skipped > 0 && tried == 0 {
 		out = append(out, "the peer named only addresses that are not reachable from here")
+	}
+	for _, end := range []struct {
+		name    string
+		mapping wire.Mapping
+	}{{"this end", e.OwnMapping}, {"the other end", e.PeerMapping}} {
+		if tried > 0 && end.mapping == wire.UnknownMapping {
+			out = append(out, "how the translator of "+end.name+" maps is not known: two nodes in the open tell, so another bootstrap node would")
+		}
 	}
 	return out
 }

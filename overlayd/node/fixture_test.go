@@ -14,6 +14,7 @@ import (
 	"gridappliance/floppy"
 	"gridappliance/overlayd/device"
 	"gridappliance/overlayd/transport"
+	"gridappliance/overlayd/underlay"
 )
 
 // testGrid is a grid with two masters, made at the moment.
@@ -91,10 +92,14 @@ func newWorld(t *testing.T) *world {
 var listenAt = netip.MustParseAddrPort("192.0.2.1:4242")
 
 func (w *world) config(f *floppy.Floppy) Config {
+	begun := time.Now().Add(-time.Hour)
 	return Config{
 		Floppy: f, StateDir: w.state, Control: newSilentListener(), Listen: listenAt,
 		Instance: w.instance, Version: "test", Log: slog.New(slog.DiscardHandler),
-		Host: &w.host, Underlay: &w.underlay,
+		Host: &w.host, Underlay: &w.underlay, Clock: func() time.Duration { return time.Since(begun) },
+		Look: func(string) (underlay.State, error) {
+			return underlay.State{Addresses: []netip.Prefix{netip.PrefixFrom(listenAt.Addr(), 24)}}, nil
+		},
 		Notify: func(state string) {
 			w.mu.Lock()
 			defer w.mu.Unlock()

@@ -1,28 +1,31 @@
 // Package node is one running overlayd: it owns the event loop and joins the
 // packages below it.
 //
-//	floppy ──> identity ──> node certificate ──(renewal)──> status
-//	                              │
-//	 underlay ── receive ──> STUN answer, or drop and count      control socket
-//	                                                                   │
-//	   event loop: renewal, presence, watchdog ── publish ──> Status, Whois
-//	                              │
-//	tapipop ── frames ───> drop and count (nobody else exists yet)
+//	floppy ──> identity ──> node certificate ──(renewal)──> core, status
 //
-// What this version carries is a grid's own master: a node whose key the
-// descriptor's roster names appears on the virtual LAN with its fixed address
-// and no peer. A worker or client proves who it is, answers STUN, and stays in
-// the state joining with the reason; there is no ring, lease or session yet.
+//	underlay ─> datapath ── what is no record of a known key ─> ┌────────────┐ <─ control socket
+//	tapipop  ─>          ── what has no known destination ────> │ event loop │ <─ files written
+//	                     <── Table, Send, Deliver ───────────── └────────────┘ <─ underlay's addresses
+//	                                                     core, link, vnet.LAN
+//
+// The loop drives package core (ring, store, gossip, leases) and package
+// vnet's LAN (who has which address, packets that wait); one link.Machine has
+// the sessions of both. After each event it makes what has changed known: a
+// Table to the data path, a Status to the control socket.
+//
+// A master appears on the virtual LAN with its fixed address; any other node
+// with the address that the witnesses lease it.
 //
 // Invariants: a node without a valid certificate ends; the device comes up
 // only while no route of the underlay claims the pool; the status names an
-// address only while the device carries it; nothing is logged per packet.
+// address only while the device carries it; nothing is sent or delivered after
+// the lease's end; what a witness has promised is on disk before its vote
+// leaves; nothing is logged per packet.
 //
 // Concurrency: Run's goroutine is the event loop and owns every field but the
-// counters, the control server and the whois answer. Two readers, one for the
-// underlay and one for the device, count and answer by themselves; they end
-// before Run returns. The decisions (renewal, presence, answerSTUN) are pure
-// and are handed the time.
+// counters and the control server. The data path's goroutines, one that writes
+// files, those that find first contacts, the control server's and the DNS
+// server's end before Run returns.
 package node
 
 import (
@@ -30,32 +33,49 @@ import (
 	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
-
-	"github.com/pion/stun/v3"
 
 	"gridappliance/credential"
 	"gridappliance/floppy"
 	"gridappliance/internal/diag"
 	"gridappliance/overlayd/control"
+	"gridappliance/overlayd/core"
+	"gridappliance/overlayd/datapath"
 	"gridappliance/overlayd/device"
+	"gridappliance/overlayd/dht"
+	"gridappliance/overlayd/discover"
+	"gridappliance/overlayd/lease"
+	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/relay"
+	"gridappliance/overlayd/state"
 	"gridappliance/overlayd/transport"
+	"gridappliance/overlayd/underlay"
+	"gridappliance/overlayd/vnet"
 )
 
 // maxSleep bounds how long the loop waits, so that a jump of the wall clock is
 // noticed within a minute.
 const maxSleep = time.Minute
 
-// reasonNoPeers is why a node that needs an address lease has none.
-const reasonNoPeers = "no overlay peers: this version carries only a grid's own masters, which have fixed addresses"
+// publishPause is how long the status may lag behind while much happens.
+const publishPause = 50 * time.Millisecond
+
+// farewell is how long a node that is one of the grid no more tells others of
+// the descriptor or list that says so. It carries no packets meanwhile.
+const farewell = 10 * time.Second
+
+// burst is how many events of one kind the loop takes before it looks at the
+// others and makes a new Table. Implementation.
+const burst = 64
+
+// leaveMargin is for what core does at the end of its LeaveTime.
+const leaveMargin = 50 * time.Millisecond
 
 // Config is what a node is made of. All fields but Device, Notify and Watchdog
 // are required.
@@ -71,6 +91,28 @@ type Config struct {
 	Host     device.Host
 	Underlay transport.Underlay
 
+	// Look returns how this machine is connected, but for the interface named
+	// except; Watch calls changed when that may have changed, until ctx ends
+	// (nil: it is looked at now and then). They are package underlay's.
+	Look  func(except string) (underlay.State, error)
+	Watch func(ctx context.Context, changed func()) (wait func(), err error)
+
+	// First contact: see package discover.
+	Resolver  discover.Resolver // nil: the system's
+	LAN       bool              // peers are looked for on the LAN
+	TCP       bool              // TCP is tried where UDP is silent
+	ListenTCP netip.AddrPort    // zero: nothing listens on TCP
+	MapPort   bool              // the router is asked for a port
+
+	// Clock counts while the machine sleeps: CLOCK_BOOTTIME.
+	Clock func() time.Duration
+	// Generation calls changed whenever this machine has become a copy or was
+	// put back to an earlier moment, until ctx ends; nil: nobody can tell.
+	Generation func(ctx context.Context, changed func()) error
+
+	// Names says whether the node answers DNS at its virtual address.
+	Names bool
+
 	Notify   func(state string) // told READY=1 and so on, as sd_notify(3)
 	Watchdog time.Duration      // Notify is told WATCHDOG=1 twice in this time; 0: never
 }
@@ -81,21 +123,63 @@ type Node struct {
 	log      *slog.Logger
 	counters counters
 	server   *control.Server
-	whois    atomic.Pointer[control.Whois] // of the own address; nil before it is there
+	requests chan func(now time.Time) // of other goroutines
+	ended    chan struct{}            // closed when the loop has ended
 
 	identity *credential.Identity
+	trust    *credential.Trust
 	key      *ecdsa.PrivateKey
 	session  *ecdh.PrivateKey // X25519; new in every process, as session keys must be
 	cert     *credential.NodeCertificate
 	renewal  renewal
 
-	address netip.Prefix // fixed address with the pool's mask; zero: none
-	lan     presence     // meaningful with an address
-	since   time.Time    // when the device came up
-	dev     device.Device
-	pinged  time.Time // last WATCHDOG=1
-	reason  string    // of the last status
-	told    string    // summary of the last status
+	core       *core.Node
+	links      *links
+	roots      func() [][32]byte // key IDs of the newest descriptor's roots
+	lan        *vnet.LAN
+	path       *datapath.Path
+	files      *state.Writer
+	persisted  chan uint64
+	todo       []core.Event // while handling
+	handling   bool
+	later      []vnet.Event
+	token      uint64
+	answers    map[uint64]func(core.Action)
+	publishing func(core.Published)
+	storing    map[dht.Name][]func(copies int)
+	pings      map[uint64]pinging
+	tracks     map[trackKey]*tracked
+	reportAt   time.Time
+	stale      bool // the Table is
+	carried    map[relay.Pair]*carriedOn
+	// relayChanges is what Relaying().Changes() was when the Table was made.
+	relayChanges uint64
+	clocks       clocks
+
+	member     bool
+	reflexive  link.Reflexive
+	alarms     []string
+	refused    error     // why this node is one of the grid no more
+	endAt      time.Time // when it ends because of that
+	held       []string  // names
+	leaseState lease.State
+	outside    outside
+	domain     domainState
+
+	id          nodeid.ID
+	namespace   string
+	pool        netip.Prefix
+	mtu         int
+	address     netip.Prefix // with the pool's mask; zero: none
+	fixed       bool         // by the roster
+	presence    presence     // meaningful with an address
+	deviceUp    bool
+	since       time.Time // when the device came up
+	unpublished bool      // something has happened since publishedAt
+	publishedAt time.Time
+	pinged      time.Time // last WATCHDOG=1
+	reason      string    // of the last status
+	told        string    // summary of the last status
 
 	readers sync.WaitGroup
 	failed  chan error // what a reader ended with
@@ -114,7 +198,14 @@ func New(cfg Config) (*Node, error) {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
-	n := &Node{cfg: cfg, log: cfg.Log, counters: newCounters(), failed: make(chan error, 3)}
+	n := &Node{cfg: cfg, log: cfg.Log, counters: newCounters(), failed: make(chan error, 3),
+		requests: make(chan func(time.Time)), ended: make(chan struct{}), persisted: make(chan uint64),
+		answers: map[uint64]func(core.Action){}, tracks: map[trackKey]*tracked{}, storing: map[dht.Name][]func(int){}, pings: map[uint64]pinging{},
+		mtu: device.DefaultMTU, stale: true}
+	if f.Network.MTU != 0 {
+		n.mtu = f.Network.MTU
+	}
+	n.domain = newDomain(n)
 	n.server = control.NewServer(n, control.Status{
 		State: control.StateStarting, Version: cfg.Version, Device: cfg.Device,
 		Role: string(f.Machine.Role), Masters: []control.Master{},
@@ -125,11 +216,11 @@ func New(cfg Config) (*Node, error) {
 // Run runs the node until ctx ends and then returns nil, or until something
 // that a node cannot be without is lost. When it returns, the control socket
 // and the underlay's endpoint are closed, the device is let go of (it stays
-// with its address: see package device) and no goroutine is left. A Node runs
-// once.
+// with its address: see package device), what was to be written is written and
+// no goroutine is left. A Node runs once.
 func (n *Node) Run(ctx context.Context) error {
 	defer n.cfg.Control.Close()
-	lock, err := lockState(n.cfg.StateDir)
+	lock, err := state.Lock(n.cfg.StateDir)
 	if err != nil {
 		return err
 	}
@@ -137,91 +228,278 @@ func (n *Node) Run(ctx context.Context) error {
 	if err := n.prove(time.Now()); err != nil {
 		return err
 	}
-	conn, err := n.cfg.Underlay.Listen(n.cfg.Listen)
+	n.path, err = datapath.Open(datapath.Config{Underlay: n.cfg.Underlay, Listen: n.cfg.Listen, Clock: n.cfg.Clock,
+		Count: func(c datapath.Counter, k int) { n.counters.add(string(c), k) }})
 	if err != nil {
 		return fmt.Errorf("open underlay: %w", err)
 	}
 
-	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
-	n.readers.Go(func() { n.fail(n.server.Serve(serving, n.cfg.Control)) })
-	n.readers.Go(func() { n.fail(n.receive(conn)) })
+	running, stop := context.WithCancel(context.WithoutCancel(ctx))
+	n.files = state.NewWriter(n.cfg.StateDir, n.log, func(k uint64) {
+		select {
+		case n.persisted <- k:
+		case <-running.Done():
+		}
+	})
+	n.readers.Go(func() { n.fail(n.server.Serve(running, n.cfg.Control)) })
+	n.readers.Go(func() { n.files.Run(running) })
+	if n.cfg.Generation != nil {
+		n.readers.Go(func() { n.watchGeneration(running) })
+	}
+	if n.cfg.Names {
+		n.readers.Go(func() { n.serveNames(running) })
+	}
 	defer func() {
 		n.publish(control.StateStopping)
 		n.cfg.Notify("STOPPING=1")
-		if n.dev != nil {
-			n.dev.Close()
-		}
-		conn.Close()
-		stopServing()
+		n.path.Close()
+		stop()
 		n.readers.Wait()
 	}()
+	if err := n.openOutside(running); err != nil {
+		return err
+	}
 	n.publish(control.StateStarting)
 	n.cfg.Notify("READY=1")
-	n.log.Info("node started", "node", n.cert.Node.ID, "endpoint", conn.LocalAddr(), "namespace", n.cert.Node.Namespace)
-	return n.loop(ctx)
+	n.log.Info("node started", "node", n.cert.Node.ID, "endpoint", n.path.Local(), "namespace", n.namespace)
+	return n.loop(ctx, running)
 }
 
 // loop is the event loop.
-func (n *Node) loop(ctx context.Context) error {
+func (n *Node) loop(ctx, running context.Context) error {
+	defer close(n.ended)
+	if err := n.openDevice(); err != nil {
+		return err
+	}
+	n.begin(time.Now(), running)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			n.leave()
 			return nil
 		case err := <-n.failed:
 			return err
+		case err := <-n.path.Failed():
+			return err
+		case d := <-n.path.Datagrams():
+			n.datagrams(time.Now(), d)
+		case p := <-n.path.Packets():
+			n.packets(time.Now(), p)
+		case f := <-n.requests:
+			f(time.Now())
+		case k := <-n.persisted:
+			n.handle(time.Now(), core.Persisted{N: k})
 		case <-timer.C:
 		}
 		now := time.Now()
-		if err := n.step(now); err != nil {
+		if err := n.step(now, running); err != nil {
 			return err
 		}
 		timer.Reset(n.nextWake(now).Sub(now))
 	}
 }
 
+// begin starts the protocol.
+func (n *Node) begin(now time.Time, running context.Context) {
+	n.lanEvent(now, vnet.Fixed{Holders: fixedHolders(n.identity.Descriptor, n.namespace)})
+	n.lanEvent(now, vnet.Own{Addresses: n.own()})
+	n.lookAtUnderlay(now)
+	if !n.fixed {
+		saved, err := state.Read(n.cfg.StateDir, state.LeaseFile(claimAddress))
+		if err != nil {
+			n.log.Warn("the lease of before is not read", "err", err)
+		}
+		n.handle(now, core.Acquire{Claim: claimAddress, Namespace: n.namespace, Saved: saved})
+	}
+	if name := n.cfg.Floppy.Config.Network.Hostname; name != "" {
+		saved, err := state.Read(n.cfg.StateDir, state.LeaseFile(claimName))
+		if err != nil {
+			n.log.Warn("the lease of before is not read", "err", err)
+		}
+		n.handle(now, core.Acquire{Claim: claimName, Namespace: n.namespace, Name: name, Saved: saved})
+	}
+}
+
+// leave says goodbye: what is stored for others goes to them.
+func (n *Node) leave() {
+	if n.core.Connections() == 0 {
+		return
+	}
+	n.handle(time.Now(), core.Leave{})
+	over := time.NewTimer(core.LeaveTime + leaveMargin)
+	defer over.Stop()
+	for {
+		select {
+		case <-over.C:
+			return
+		case <-time.After(max(0, time.Until(n.core.NextDeadline()))):
+			n.handle(time.Now(), core.Tick{})
+		case d := <-n.path.Datagrams(): // what they answer
+			n.datagrams(time.Now(), d)
+		}
+	}
+}
+
+// datagrams takes one of the underlay and those behind it.
+func (n *Node) datagrams(now time.Time, d datapath.Datagram) {
+	n.datagram(now, d)
+	for range burst - 1 {
+		n.drain(now)
+		select {
+		case d := <-n.path.Datagrams():
+			n.datagram(now, d)
+		default:
+			return
+		}
+	}
+	n.drain(now)
+}
+
+// packets takes one that the data path does not know what to do with, and
+// those behind it.
+func (n *Node) packets(now time.Time, p datapath.Packet) {
+	n.packet(now, p)
+	for range burst - 1 {
+		n.drain(now)
+		select {
+		case p := <-n.path.Packets():
+			n.packet(now, p)
+		default:
+			return
+		}
+	}
+	n.drain(now)
+}
+
+func (n *Node) packet(now time.Time, p datapath.Packet) {
+	if p.From == (nodeid.ID{}) {
+		n.lanEvent(now, vnet.Out{Packet: p.Data})
+	} else {
+		n.lanEvent(now, vnet.In{From: p.From, Packet: p.Data})
+	}
+}
+
+// drain gives the virtual LAN what waits for it.
+func (n *Node) drain(now time.Time) {
+	for len(n.later) > 0 {
+		e := n.later[0]
+		n.later = n.later[1:]
+		n.lanEvent(now, e)
+	}
+	n.later = nil
+}
+
 // step does everything that is due at now.
-func (n *Node) step(now time.Time) error {
+func (n *Node) step(now time.Time, running context.Context) error {
+	if n.clocks.jumped(now, n.cfg.Clock()) {
+		n.resumed(now, "it was away, or its clock was set")
+	}
+	if n.refused != nil && !now.Before(n.endAt) {
+		return n.refused
+	}
 	if err := n.renew(now); err != nil {
 		return err
 	}
-	if n.address.IsValid() && !now.Before(n.lan.NextDeadline()) {
+	if !now.Before(n.outside.look) {
+		n.lookAtUnderlay(now)
+	}
+	if d := n.core.NextDeadline(); !d.IsZero() && !d.After(now) {
+		n.handle(now, core.Tick{})
+	}
+	if d := n.lan.NextDeadline(); !d.IsZero() && !d.After(now) {
+		n.lanEvent(now, vnet.Tick{})
+	}
+	n.report(now)
+	n.drain(now)
+	if n.address.IsValid() && !now.Before(n.presence.NextDeadline()) {
 		if err := n.appear(now); err != nil {
 			return err
 		}
+	}
+	if n.cfg.Names {
+		n.followNames()
+	}
+	if n.stale || n.links.moved || n.relayChanges != n.core.Relaying().Changes() {
+		n.stale, n.links.moved = false, false
+		n.path.Publish(n.table(now))
 	}
 	if n.cfg.Watchdog > 0 && now.Sub(n.pinged) >= n.cfg.Watchdog/2 {
 		n.cfg.Notify("WATCHDOG=1")
 		n.pinged = now
 	}
+	if n.unpublished && now.Sub(n.publishedAt) >= publishPause {
+		n.publishState(now)
+	}
+	return nil
+}
+
+// urgent has the status published at the end of this step: others act on it.
+func (n *Node) urgent() { n.unpublished, n.publishedAt = true, time.Time{} }
+
+// publishState publishes what is the case at now.
+func (n *Node) publishState(now time.Time) {
+	n.unpublished, n.publishedAt = false, now
 	state := control.StateJoining
-	if n.dev != nil {
+	if n.deviceUp {
 		state = control.StateRunning
 	}
 	n.publish(state)
-	return nil
+}
+
+// resumed begins sessions and leases anew: no key may be used on two machines,
+// or twice on one.
+func (n *Node) resumed(now time.Time, why string) {
+	n.log.Warn("this machine begins sessions and leases anew", "reason", why)
+	n.handle(now, core.Resumed{})
+	n.outside.finder.Tell(discover.Resumed{})
+}
+
+// watchGeneration follows the machine's generation until ctx ends.
+func (n *Node) watchGeneration(ctx context.Context) {
+	err := n.cfg.Generation(ctx, func() {
+		n.inLoop(ctx, func(now time.Time) { n.resumed(now, "it is a copy, or was put back to an earlier moment") })
+	})
+	if err != nil {
+		n.log.Warn("copies of this virtual machine are noticed by their clocks alone", "err", err)
+	}
 }
 
 func (n *Node) nextWake(now time.Time) time.Time {
 	wake := now.Add(maxSleep)
-	deadlines := []time.Time{n.renewal.NextDeadline()}
-	if n.address.IsValid() {
-		deadlines = append(deadlines, n.lan.NextDeadline())
-	}
-	if n.cfg.Watchdog > 0 {
-		deadlines = append(deadlines, n.pinged.Add(n.cfg.Watchdog/2))
-	}
-	for _, d := range deadlines {
-		if d.Before(wake) && d.After(now) {
+	sooner := func(d time.Time) {
+		if !d.IsZero() && d.Before(wake) {
 			wake = d
 		}
+	}
+	sooner(n.core.NextDeadline())
+	sooner(n.lan.NextDeadline())
+	sooner(n.outside.look)
+	if d := n.renewal.NextDeadline(); d.After(now) { // else it has been tried, and is tried again at the next look
+		sooner(d)
+	}
+	if n.address.IsValid() {
+		sooner(n.presence.NextDeadline())
+	}
+	if n.cfg.Watchdog > 0 {
+		sooner(n.pinged.Add(n.cfg.Watchdog / 2))
+	}
+	if len(n.tracks) > 0 {
+		sooner(n.reportAt)
+	}
+	sooner(n.endAt)
+	if n.unpublished {
+		sooner(n.publishedAt.Add(publishPause))
+	}
+	if wake.Before(now) {
+		return now
 	}
 	return wake
 }
 
 // prove makes of the floppy who this node is: identity, key, first
-// certificate, and the address if it is a master.
+// certificate, the address if it is a master, and the protocol's machines.
 func (n *Node) prove(now time.Time) error {
 	f := n.cfg.Floppy
 	var err error
@@ -231,7 +509,7 @@ func (n *Node) prove(now time.Time) error {
 	if f.NodeKey != nil {
 		n.key, err = credential.ParseKey(f.NodeKey)
 	} else {
-		n.key, err = loadKey(n.cfg.StateDir, n.cfg.Instance, n.log)
+		n.key, err = state.LoadKey(n.cfg.StateDir, n.cfg.Instance, n.log)
 	}
 	if err != nil {
 		return err
@@ -242,23 +520,30 @@ func (n *Node) prove(now time.Time) error {
 	if err := n.renew(now); err != nil {
 		return err
 	}
-	return n.takeFixedAddress()
+	n.id, n.namespace = nodeid.ID(n.cert.Node.ID), n.cert.Node.Namespace
+	if err := n.takeFixedAddress(); err != nil {
+		return err
+	}
+	n.lan = vnet.NewLAN(n.namespace, n.pool, n.id)
+	return n.newEngine(now)
 }
 
 // takeFixedAddress looks this node's key up in the roster.
 func (n *Node) takeFixedAddress() error {
 	node := n.cert.Node
+	space, ok := n.identity.Descriptor.Namespace(node.Namespace)
+	if !ok {
+		return fmt.Errorf("take address: the descriptor has no namespace %q", node.Namespace)
+	}
+	n.pool, n.presence.pool = space.Pool, space.Pool
+	if n.fixed {
+		n.address, n.fixed = netip.Prefix{}, false
+	}
 	for _, m := range n.identity.Descriptor.Masters {
-		if m.ID != node.ID || m.Namespace != node.Namespace {
-			continue
+		if m.ID == node.ID && m.Namespace == node.Namespace {
+			n.address, n.fixed = netip.PrefixFrom(m.Address, space.Pool.Bits()), true
+			return nil
 		}
-		space, ok := n.identity.Descriptor.Namespace(m.Namespace)
-		if !ok {
-			return fmt.Errorf("take address %s: the descriptor has no namespace %q", m.Address, m.Namespace)
-		}
-		n.address = netip.PrefixFrom(m.Address, space.Pool.Bits())
-		n.lan.pool = space.Pool
-		return nil
 	}
 	if node.Role == credential.RoleMaster {
 		return fmt.Errorf("take address: the grid's roster has no master with node ID %s in namespace %s (use the newest floppy of this master)", node.ID, node.Namespace)
@@ -289,159 +574,13 @@ func (n *Node) renew(now time.Time) error {
 		n.log.Warn("certificate not renewed", "err", err, "after", retryDelay)
 		return nil
 	}
-	n.cert = cert
+	n.cert, n.unpublished = cert, true
 	n.renewal.Handle(wall, made{begin: cert.Node.NotBefore, renew: cert.Renew, end: cert.Node.NotAfter})
+	if n.core != nil {
+		n.handle(now, core.Identity{Chain: cert.Chain})
+		n.stale = true // the end of the right to send
+	}
 	return nil
-}
-
-// appear looks at the underlay's routes and brings the device up when they
-// leave the pool alone.
-func (n *Node) appear(now time.Time) error {
-	routes, err := n.cfg.Host.Routes(n.cfg.Device)
-	if err != nil {
-		return err
-	}
-	if !n.lan.Handle(now, routes) {
-		return nil
-	}
-	for _, r := range n.lan.solved {
-		n.log.Warn("the underlay has a wider route: addresses of the pool are reached by the virtual network alone", "addr", n.lan.pool, "reason", r)
-	}
-	mtu := n.cfg.Floppy.Config.Network.MTU
-	if mtu == 0 {
-		mtu = device.DefaultMTU
-	}
-	dev, err := n.cfg.Host.Open(device.Config{
-		Name:         n.cfg.Device,
-		HardwareAddr: device.HardwareAddr(nodeid.ID(n.cert.Node.ID)),
-		MTU:          mtu,
-		Address:      n.address,
-	})
-	if err != nil {
-		return err
-	}
-	n.dev, n.since = dev, now.Round(0)
-	n.readers.Go(func() { n.fail(n.readFrames(dev)) })
-	n.log.Info("address taken", "addr", n.address, "node", n.cert.Node.ID)
-	return nil
-}
-
-// publish makes the status of the moment the one to be read.
-func (n *Node) publish(state control.State) {
-	d, node := n.identity.Descriptor, n.cert.Node
-	s := control.Status{
-		State: state, Version: n.cfg.Version, Grid: node.Grid, Namespace: node.Namespace,
-		NodeID: node.ID.String(), Role: string(node.Role), User: node.User, Group: node.Group,
-		Device: n.cfg.Device, Masters: []control.Master{}, Descr: d.Version,
-		Cert: control.Certificate{Serial: node.Serial, NotBefore: node.NotBefore, NotAfter: node.NotAfter},
-	}
-	for _, m := range d.Masters {
-		if m.Namespace == node.Namespace {
-			s.Masters = append(s.Masters, control.Master{Name: control.HostName(m.Address), Address: m.Address})
-		}
-	}
-	switch {
-	case n.lan.conflict != nil:
-		s.Reason = n.lan.conflict.Error()
-	case state == control.StateJoining && !n.address.IsValid():
-		s.Reason = reasonNoPeers
-	}
-	if n.dev != nil && state == control.StateRunning {
-		s.Address, s.Name, s.Since = n.address, control.HostName(n.address.Addr()), n.since
-		n.whois.Store(&control.Whois{
-			Address: n.address.Addr(), Name: s.Name, NodeID: s.NodeID,
-			User: node.User, Group: node.Group, Role: string(node.Role),
-		})
-	} else {
-		n.whois.Store(nil)
-	}
-	n.server.Publish(s)
-	if s.Reason != n.reason && s.Reason != "" {
-		n.log.Warn("not running as it should", "reason", s.Reason)
-	}
-	n.reason = s.Reason
-	if line := summary(s); line != n.told {
-		n.cfg.Notify("STATUS=" + line)
-		n.told = line
-	}
-}
-
-// summary is the status in a line, for systemctl status.
-func summary(s control.Status) string {
-	line := string(s.State)
-	if s.Address.IsValid() {
-		line += " as " + s.Name + " " + s.Address.String()
-	}
-	if s.Reason != "" {
-		line += ": " + s.Reason
-	}
-	return line
-}
-
-// Status returns what the control socket shows.
-func (n *Node) Status() control.Status {
-	s, _ := n.server.Status()
-	return s
-}
-
-// Counters implements control.Backend.
-func (n *Node) Counters() map[string]uint64 { return n.counters.snapshot() }
-
-// Whois implements control.Backend: it knows this node's own address.
-func (n *Node) Whois(_ context.Context, addr netip.Addr) (control.Whois, error) {
-	if own := n.whois.Load(); own != nil && own.Address == addr.Unmap() {
-		return *own, nil
-	}
-	return control.Whois{}, control.ErrUnknown
-}
-
-// receive reads the underlay until conn is closed.
-func (n *Node) receive(conn transport.Conn) error {
-	b := make([]byte, transport.MaxDatagram)
-	for {
-		k, from, err := conn.ReadFrom(b)
-		if errors.Is(err, transport.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read underlay: %w", err)
-		}
-		n.counters.count(countDatagrams)
-		if !stun.IsMessage(b[:k]) {
-			n.counters.drop(dropNoSession)
-			continue
-		}
-		answer, reason := answerSTUN(b[:k], from)
-		switch {
-		case reason != "":
-			n.counters.drop(reason)
-		case conn.WriteTo(answer, from) != nil:
-			n.counters.drop(dropUnsent)
-		default:
-			n.counters.count(countSTUN)
-		}
-	}
-}
-
-// readFrames reads the device until it is closed. With no other node on the
-// virtual LAN there is nobody to carry a frame to, or to answer ARP for.
-func (n *Node) readFrames(dev device.Device) error {
-	b := make([]byte, device.MaxRead)
-	for {
-		k, err := dev.Read(b)
-		if errors.Is(err, device.ErrClosed) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("device lost: %w", err)
-		}
-		n.counters.count(countFrames)
-		if _, _, err := device.ParseHeader(b[:k]); err != nil {
-			n.counters.drop(dropFrameShort)
-			continue
-		}
-		n.counters.drop(dropNoPeer)
-	}
 }
 
 // fail tells the loop that something ended with err; nil is no news.

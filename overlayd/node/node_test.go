@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -17,7 +18,11 @@ import (
 	"gridappliance/floppy"
 	"gridappliance/internal/diag"
 	"gridappliance/overlayd/control"
+	"gridappliance/overlayd/datapath"
 	"gridappliance/overlayd/device"
+	"gridappliance/overlayd/nodeid"
+	"gridappliance/overlayd/state"
+	"gridappliance/overlayd/vnet"
 )
 
 var anyAddr = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
@@ -32,13 +37,13 @@ func TestMasterRuns(t *testing.T) {
 			State: control.StateRunning, Version: "test", Grid: "archer", Namespace: "archer",
 			NodeID: masters[1].ID.String(), Role: "master", User: "master-2", Group: "infra",
 			Device: "tapipop", Address: netip.PrefixFrom(masters[1].Address, 16), Name: control.HostName(masters[1].Address),
-			Since: time.Now(), Descr: 1,
+			HostNames: []string{"master-2.ipop"}, Since: time.Now(), Descr: 1, Address6: netip.PrefixFrom(vnet.Address6("archer", nodeid.ID(masters[1].ID)), 64),
 		}
 		for _, m := range masters {
 			want.Masters = append(want.Masters, control.Master{Name: control.HostName(m.Address), Address: m.Address})
 		}
 		got := n.Status()
-		if diff := cmp.Diff(want, got, anyAddr, cmpopts.IgnoreFields(control.Status{}, "Cert", "Counters")); diff != "" {
+		if diff := cmp.Diff(want, got, anyAddr, cmpopts.IgnoreFields(control.Status{}, "Cert", "Live")); diff != "" {
 			t.Errorf("status (-want +got):\n%s", diff)
 		}
 
@@ -47,11 +52,11 @@ func TestMasterRuns(t *testing.T) {
 			t.Errorf("device up %v with %+v", up, cfg)
 		}
 
-		who, err := n.Whois(t.Context(), masters[1].Address)
+		who, err := n.Whois(t.Context(), control.Target{Address: masters[1].Address})
 		if err != nil || who.NodeID != want.NodeID || who.Role != "master" || who.Group != "infra" || who.Router {
 			t.Errorf("whois of the own address: %+v, %v", who, err)
 		}
-		if who, err := n.Whois(t.Context(), masters[0].Address); !errors.Is(err, control.ErrUnknown) {
+		if who, err := n.Whois(t.Context(), control.Target{Address: masters[0].Address}); !errors.Is(err, control.ErrUnknown) {
 			t.Errorf("whois of the other master: %+v, %v; want ErrUnknown", who, err)
 		}
 
@@ -64,8 +69,8 @@ func TestMasterRuns(t *testing.T) {
 		if s := n.Status(); s.State != control.StateStopping || s.Address.IsValid() {
 			t.Errorf("after Run: state %s with address %v", s.State, s.Address)
 		}
-		if _, err := n.Whois(t.Context(), masters[1].Address); !errors.Is(err, control.ErrUnknown) {
-			t.Errorf("whois after Run: %v, want ErrUnknown", err)
+		if _, err := n.Whois(t.Context(), control.Target{Address: masters[1].Address}); err == nil {
+			t.Error("whois after Run was answered")
 		}
 	})
 }
@@ -127,11 +132,11 @@ func TestWorkerWaitsAndKeepsItsKey(t *testing.T) {
 			n, stop := w.start(w.config(g.worker(time.Hour)))
 			defer stop()
 			s := n.Status()
-			if s.State != control.StateJoining || s.Reason != reasonNoPeers || s.Address.IsValid() {
+			if s.State != control.StateJoining || !strings.Contains(s.Reason, "no first contact") || s.Address.IsValid() {
 				t.Errorf("state %s, reason %q, address %v", s.State, s.Reason, s.Address)
 			}
-			if _, up := w.host.Config("tapipop"); up {
-				t.Error("a device without an address")
+			if cfg, up := w.host.Config("tapipop"); !up || cfg.Address.IsValid() || !cfg.Address6.IsValid() {
+				t.Errorf("device up %v with %v, %v; want IPv6 alone", up, cfg.Address, cfg.Address6)
 			}
 			return s.NodeID
 		}
@@ -161,8 +166,8 @@ func TestOverlapKeepsTheDeviceDown(t *testing.T) {
 		if s.State != control.StateJoining || !strings.Contains(s.Reason, "10.250.3.0/24 on eth0") || !strings.Contains(s.Reason, "--pool") {
 			t.Errorf("state %s, reason %q; want joining with route and remedy", s.State, s.Reason)
 		}
-		if _, up := w.host.Config("tapipop"); up {
-			t.Error("the device came up")
+		if cfg, _ := w.host.Config("tapipop"); cfg.Address.IsValid() {
+			t.Errorf("the device has %v", cfg.Address)
 		}
 
 		w.host.SetRoutes()
@@ -213,11 +218,15 @@ func TestUnderlay(t *testing.T) {
 		if err := mapped.GetFrom(&answer); err != nil || mapped.String() != "198.51.100.7:5555" || answer.TransactionID != request.TransactionID {
 			t.Errorf("mapped address %s, %v, transaction %x", mapped, err, answer.TransactionID)
 		}
-		got := n.Counters()
+		got := n.Live().Counters
 		want := map[string]uint64{
-			countDatagrams: 7, countSTUN: 1, countFrames: 0, string(dropUnsent): 0, string(dropFrameShort): 0, string(dropNoPeer): 0,
-			string(dropNoSession): 4, string(dropSTUNOther): 1, string(dropSTUNMalformed): 1,
+			string(datapath.RxDatagrams): 7, string(datapath.TxDatagrams): 1, countSTUN: 1,
+			string(dropForeign): 4, string(dropSTUNOther): 1, string(dropSTUNMalformed): 1,
 		}
+		maps.DeleteFunc(got, func(name string, k uint64) bool {
+			part, _, _ := strings.Cut(name, "/")
+			return k == 0 || part != "rx" && part != "tx" && part != "drop"
+		})
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("counters (-want +got):\n%s", diff)
 		}
@@ -233,8 +242,8 @@ func TestFramesAreCounted(t *testing.T) {
 		w.host.Send("tapipop", make([]byte, 1294))
 		w.host.Send("tapipop", make([]byte, 13))
 		synctest.Wait()
-		got := n.Counters()
-		if got[countFrames] != 3 || got[string(dropNoPeer)] != 2 || got[string(dropFrameShort)] != 1 {
+		got := n.Live().Counters
+		if got[string(datapath.RxFrames)] != 3 || got[string(datapath.DropFrameType)] != 2 || got[string(datapath.DropFrameShort)] != 1 {
 			t.Errorf("counters %v", got)
 		}
 	})
@@ -250,8 +259,8 @@ func TestSecondNodeIsRefused(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := n.Run(t.Context()); !errors.Is(err, ErrRunning) {
-			t.Errorf("on the same state: %v, want ErrRunning", err)
+		if err := n.Run(t.Context()); !errors.Is(err, state.ErrRunning) {
+			t.Errorf("on the same state: %v, want state.ErrRunning", err)
 		}
 		cfg := w.config(g.master(1))
 		cfg.StateDir, cfg.Listen = t.TempDir(), netip.MustParseAddrPort("192.0.2.1:4243")

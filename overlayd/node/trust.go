@@ -3,14 +3,12 @@ package node
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"log/slog"
-	"os"
 	"path/filepath"
 	"time"
 
 	"gridappliance/credential"
 	"gridappliance/internal/atomicfile"
+	"gridappliance/overlayd/state"
 )
 
 // identify verifies the floppy, holds its descriptor against what this machine
@@ -26,8 +24,8 @@ func (n *Node) identify(now time.Time) (*credential.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(n.cfg.StateDir, trustFile)
-	trust, err := loadTrust(path, n.log)
+	path := filepath.Join(n.cfg.StateDir, state.TrustFile)
+	trust, err := state.LoadTrust(n.cfg.StateDir, n.log)
 	if err != nil {
 		return nil, err
 	}
@@ -52,6 +50,7 @@ func (n *Node) identify(now time.Time) (*credential.Identity, error) {
 	if err != nil {
 		return nil, err
 	}
+	n.trust = trust
 	d, err := trust.Descriptor()
 	if err != nil {
 		return nil, err
@@ -67,22 +66,4 @@ func (n *Node) identify(now time.Time) (*credential.Identity, error) {
 		return identity, nil
 	}
 	return credential.Open(d.Text(), f.HolderCert, f.HolderKey, now)
-}
-
-// loadTrust reads the memory at path. Without one, or with one that is
-// damaged, the machine has seen nothing.
-func loadTrust(path string, log *slog.Logger) (*credential.Trust, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return new(credential.Trust), nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read trust: %w", err)
-	}
-	trust, err := credential.ParseTrust(text)
-	if err != nil {
-		log.Warn("memory of accepted descriptors is damaged: starting anew", "err", err)
-		return new(credential.Trust), nil
-	}
-	return trust, nil
 }

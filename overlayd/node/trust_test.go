@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"gridappliance/credential"
+	"gridappliance/overlayd/state"
 )
 
 // descriptorInUse starts a node on the floppy and returns the version of the
@@ -93,9 +94,11 @@ func TestAnotherGridsFloppyBeginsANewMemory(t *testing.T) {
 func TestADamagedMemoryIsReplaced(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, g := newWorld(t), newTestGrid(t)
-		overwrite(t, filepath.Join(w.state, trustFile), []byte("{ damaged"))
+		if err := os.WriteFile(filepath.Join(w.state, state.TrustFile), []byte("{ damaged"), 0o600); err != nil {
+			t.Fatal(err)
+		}
 		descriptorInUse(t, w, w.config(g.master(0)))
-		text, err := os.ReadFile(filepath.Join(w.state, trustFile))
+		text, err := os.ReadFile(filepath.Join(w.state, state.TrustFile))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,8 +5,9 @@
 //	A <─answer 3─ relay ──new A, 7──> B     the mark of each hop is checked and made
 //	                                        by the link sessions' keys: package session
 //
-// A channel is a number of one link, given by the relay; a pair of channels
-// joins two links. Both links are established sessions, so both ends have
+// A channel is a number of one link, given by the relay, odd if its ID is the
+// lower one and else even, because the other end may be a relay on the same
+// link; a pair of channels joins two links. Both links are established sessions, so both ends have
 // proven who they are, and the bytes are counted to the sender's holder: all
 // nodes of one holder share its budget. What a relay carries it can neither
 // read nor change.
@@ -44,7 +45,8 @@ const (
 
 // Config is what a machine is made of.
 type Config struct {
-	Namespace string // of this node: what its own peers send is unlimited
+	ID        nodeid.ID // of this node
+	Namespace string    // of this node: what its own peers send is unlimited
 }
 
 // Event is what happened. The set is closed.
@@ -69,6 +71,14 @@ type (
 		wire.Relay
 	}
 
+	// Carried says that datagrams of a channel of Unlimited were carried since
+	// the last time, by somebody else than Forward.
+	Carried struct {
+		From             nodeid.ID
+		Channel          uint16
+		Datagrams, Bytes uint64
+	}
+
 	// Tick is the event for NextDeadline.
 	Tick struct{}
 )
@@ -76,6 +86,7 @@ type (
 func (LinkUp) event()   {}
 func (LinkDown) event() {}
 func (Message) event()  {}
+func (Carried) event()  {}
 func (Tick) event()     {}
 
 // Send is the only action: a message for a peer's link session.
@@ -116,6 +127,7 @@ type Machine struct {
 	holders  []wire.Holder // of budgets, by age
 	total    bucket
 	counters Counters
+	changes  uint64
 	actions  []Send
 }
 
@@ -132,18 +144,54 @@ func (m *Machine) Handle(now time.Time, e Event) []Send {
 	case LinkUp:
 		if l := m.links[e.ID]; l != nil {
 			l.LinkUp = e // a new certificate
+			m.changes++
 			return nil
 		}
-		m.links[e.ID] = &link{LinkUp: e, channels: map[uint16]*channel{}, asks: bucket{rate: float64(time.Second / askEvery), burst: askBurst, left: askBurst}}
+		last := uint16(0)
+		if m.cfg.ID.Compare(e.ID) < 0 {
+			last = 0xffff // the next is 1
+		}
+		m.links[e.ID] = &link{LinkUp: e, last: last, channels: map[uint16]*channel{}, asks: bucket{rate: float64(time.Second / askEvery), burst: askBurst, left: askBurst}}
 	case LinkDown:
 		m.linkDown(e.ID)
 	case Message:
 		m.message(now, e)
+	case Carried:
+		if l := m.links[e.From]; l != nil && l.channels[e.Channel] != nil {
+			l.channels[e.Channel].used = now
+			m.counters.Datagrams += e.Datagrams
+			m.counters.Bytes += e.Bytes
+		}
 	case Tick:
 		m.expire(now)
 	}
 	return m.actions
 }
+
+// Pair is one direction of two channels: what comes from a peer on a channel
+// goes out to another.
+type Pair struct {
+	From    nodeid.ID
+	Channel uint16
+	To      nodeid.ID
+	Out     uint16
+}
+
+// Unlimited returns the directions that need no budget. Whoever carries their
+// datagrams by itself says so by Carried.
+func (m *Machine) Unlimited() (pairs []Pair) {
+	for _, a := range m.order {
+		for _, c := range []*channel{a, a.other} {
+			if c.owner.Namespace == m.cfg.Namespace {
+				pairs = append(pairs, Pair{c.owner.ID, c.number, c.other.owner.ID, c.other.number})
+			}
+		}
+	}
+	return pairs
+}
+
+// Changes counts what may have changed what Unlimited returns.
+func (m *Machine) Changes() uint64 { return m.changes }
 
 // NextDeadline is when Tick is due; zero: never.
 func (m *Machine) NextDeadline() time.Time {
@@ -203,6 +251,7 @@ func (m *Machine) ask(now time.Time, from *link, peer nodeid.ID) {
 	a.other, b.other = b, a
 	m.order = append(m.order, a)
 	m.counters.Channels++
+	m.changes++
 	m.send(from.ID, wire.RelayAnswer, a.number, peer)
 	m.send(peer, wire.RelayNew, b.number, from.ID)
 }
@@ -220,7 +269,7 @@ func (l *link) to(peer nodeid.ID) *channel {
 // add makes an end with a number that is not in use.
 func (l *link) add(now time.Time) *channel {
 	for {
-		if l.last++; l.last != 0 && l.channels[l.last] == nil {
+		if l.last += 2; l.last != 0 && l.channels[l.last] == nil {
 			c := &channel{number: l.last, owner: l, used: now}
 			l.channels[l.last] = c
 			return c
@@ -246,6 +295,7 @@ func (m *Machine) remove(c *channel) {
 	}
 	m.order = kept
 	m.counters.Closed++
+	m.changes++
 }
 
 // linkDown closes what a peer had, and tells the other ends.

@@ -46,10 +46,10 @@ func TestChannels(t *testing.T) {
 		t.Error(diff)
 	}
 	m.Handle(start, ask(1, 5))
-	if to, out, ok := m.Forward(start, id(1), 2, 100); !ok || to != id(5) || out != 1 {
+	if to, out, ok := m.Forward(start, id(1), 3, 100); !ok || to != id(5) || out != 1 {
 		t.Error(to, out, ok)
 	}
-	if to, out, ok := m.Forward(start, id(5), 1, 100); !ok || to != id(1) || out != 2 {
+	if to, out, ok := m.Forward(start, id(5), 1, 100); !ok || to != id(1) || out != 3 {
 		t.Error(to, out, ok)
 	}
 	// Closed by one end, told to the other.
@@ -62,9 +62,61 @@ func TestChannels(t *testing.T) {
 	}
 	// A link's end closes the rest.
 	got = m.Handle(start, LinkDown{id(5)})
-	if diff := cmp.Diff([]Send{{id(1), wire.Relay{Op: wire.RelayClose, Channel: 2, Peer: id(5)}}}, got); diff != "" || m.Channels() != 0 {
+	if diff := cmp.Diff([]Send{{id(1), wire.Relay{Op: wire.RelayClose, Channel: 3, Peer: id(5)}}}, got); diff != "" || m.Channels() != 0 {
 		t.Error(diff)
 	}
+}
+
+// TestTwoRelaysOnALink: each is the other's relay, and no number means two
+// channels.
+func TestTwoRelaysOnALink(t *testing.T) {
+	seen := map[uint16]bool{}
+	for _, own := range []int{10, 11} {
+		m := New(Config{ID: id(own), Namespace: "one"})
+		for _, peer := range []int{21 - own, 30, 31, 32} {
+			m.Handle(start, LinkUp{ID: id(peer), Namespace: "one"})
+		}
+		for _, peer := range []int{30, 31, 32} {
+			for _, s := range m.Handle(start, ask(21-own, peer)) {
+				if s.To != id(21-own) {
+					continue
+				}
+				if seen[s.Channel] || s.Channel == 0 {
+					t.Errorf("node %d gives channel %d, which is in use", own, s.Channel)
+				}
+				seen[s.Channel] = true
+			}
+		}
+	}
+}
+
+// TestUnlimited: what needs no budget may be carried elsewhere, and told of.
+func TestUnlimited(t *testing.T) {
+	m := with(6)
+	before := m.Changes()
+	m.Handle(start, ask(1, 3)) // both of "one"
+	m.Handle(start, ask(1, 2)) // "one" and "two"
+	if m.Changes() == before {
+		t.Error("a new channel is no change")
+	}
+	got := map[Pair]bool{}
+	for _, p := range m.Unlimited() {
+		got[p] = true
+	}
+	want := map[Pair]bool{{id(1), 1, id(3), 1}: true, {id(3), 1, id(1), 1}: true, {id(1), 3, id(2), 1}: true}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	m.Handle(start.Add(idle-time.Second), Carried{id(1), 1, 10, 1000})
+	if c := m.Counters(); c.Datagrams != 10 || c.Bytes != 1000 {
+		t.Errorf("counted %+v", c)
+	}
+	before = m.Changes()
+	m.Handle(start.Add(idle), Tick{})
+	if m.Channels() != 1 || m.Changes() == before {
+		t.Errorf("%d pairs of channels after five minutes, want the one that was used", m.Channels())
+	}
+	m.Handle(start, Carried{id(9), 1, 10, 1000}) // of a link that is gone
 }
 
 func TestRefusals(t *testing.T) {

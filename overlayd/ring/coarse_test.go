@@ -34,6 +34,8 @@ type coarse struct {
 	back   []wire.Peer // the same backwards
 	lists  []wire.List // of each node
 	sizes  []uint16    // that each tells
+
+	carried []int // payloads that each forwarded
 }
 
 // TestCoarse is the part of make sim without datagrams. Without make the ring
@@ -190,6 +192,7 @@ func (c *coarse) connect(a, b *Machine) *conn {
 	x := &conn{peer: b.self(), cw: nodeid.Clockwise(a.cfg.ID, b.cfg.ID), prefix: b.prefix}
 	x.status = wire.Status{Flags: wire.StatusMember | wire.StatusReady, Version: 1, Size: c.sizes[c.index[b.cfg.ID]]}
 	x.list, x.have = c.lists[c.index[b.cfg.ID]], 1
+	x.rtt.restart(2 * c.oneWay(int(c.index[a.cfg.ID]), int(c.index[b.cfg.ID])))
 	a.conns, a.places = slices.Insert(a.conns, i, x), slices.Insert(a.places, i, x.cw.Prefix())
 	return x
 }
@@ -340,6 +343,7 @@ func (c *coarse) routes(r *report.Result, name string, n int) []int {
 func (c *coarse) routesAmong(r *report.Result, name string, n int, alive []int) (hops []int) {
 	var took []float64
 	failed, lost, sum := 0, 0, 0
+	c.carried = make([]int, len(c.nodes))
 	for range n {
 		from, to := alive[c.rng.IntN(len(alive))], alive[c.rng.IntN(len(alive))]
 		ok := false
@@ -373,6 +377,11 @@ func (c *coarse) routesAmong(r *report.Result, name string, n int, alive []int) 
 			break
 		}
 	}
+	most, all := 0, 0
+	for _, k := range c.carried {
+		most, all = max(most, k), all+k
+	}
+	f["load"+name] = float64(most) * float64(len(alive)) / float64(max(1, all))
 	f["oneway.p50"+name], f["oneway.p90"+name], f["oneway.p99"+name] = at(0.5), at(0.9), at(0.99)
 	if name == "" {
 		r.Samples["oneway"] = report.Thin(took, 500)
@@ -386,6 +395,9 @@ func (c *coarse) route(from, to, try int) (hops int, took time.Duration, there b
 	at := from
 	next, verdict := c.nodes[at].FirstHop(&h, try)
 	for verdict == Forward {
+		if at != from {
+			c.carried[at]++
+		}
 		step := int(c.index[next])
 		took += c.oneWay(at, step)
 		at = step

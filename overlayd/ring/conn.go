@@ -124,7 +124,8 @@ func (m *Machine) linkUp(e LinkUp) {
 	m.dirty = true
 	if m.joinAlso(c); asked {
 		m.opened(c, o.why)
-	} else if m.phase == Init {
+	}
+	if m.phase == Init { // whatever it was asked for
 		m.phase = Attached
 		m.attachAt = m.now
 	}
@@ -135,10 +136,6 @@ func (m *Machine) opened(c *conn, why Why) {
 	switch why {
 	case WhyBootstrap:
 		m.take(c, wire.RoleLeaf)
-		if m.phase == Init {
-			m.phase = Attached
-			m.attachAt = m.now
-		}
 	case WhyMerge:
 		m.take(c, wire.RoleLeaf)
 		m.lookElsewhere(c)
@@ -150,6 +147,15 @@ func (m *Machine) opened(c *conn, why Why) {
 	case WhyNear:
 		// refresh gives the role
 	}
+}
+
+// Roles returns what a connection is for, to either of its ends; 0 when there
+// is none.
+func (m *Machine) Roles(id nodeid.ID) wire.Role {
+	if c := m.conn(id); c != nil {
+		return c.roles | c.theirs
+	}
+	return 0
 }
 
 // take adds a role of this node's own and tells the peer.
@@ -235,7 +241,7 @@ func (m *Machine) ageRoles(c *conn) {
 // onLink answers a peer that wants the connection for a role.
 func (m *Machine) onLink(c *conn, msg wire.Link) {
 	code := wire.CodeOK
-	if msg.Role != wire.RoleNear && c.theirs&msg.Role == 0 && len(m.conns) > m.cfg.Degree {
+	if msg.Role != wire.RoleNear && c.theirs&msg.Role == 0 && (len(m.conns) > m.cfg.Degree || msg.Role == wire.RoleFar && m.farTaken() >= maxTaken) {
 		code = wire.CodeFull
 	}
 	if code == wire.CodeOK {
@@ -331,15 +337,20 @@ func (m *Machine) open(to wire.Contact, via nodeid.ID, why Why) bool {
 }
 
 // takeOpening returns and removes what was asked for: this node, or whoever
-// answers at the endpoint.
-func (m *Machine) takeOpening(id nodeid.ID, at netip.AddrPort) (opening, bool) {
-	for i, o := range m.opening {
-		if o.id == id && !o.at.IsValid() || o.at.IsValid() && o.at == at {
-			m.opening = slices.Delete(m.opening, i, i+1)
-			return o, true
+// answers at the endpoint. When it was both, the endpoint counts: who has no
+// place on the ring keeps a first contact.
+func (m *Machine) takeOpening(id nodeid.ID, at netip.AddrPort) (taken opening, ok bool) {
+	m.opening = slices.DeleteFunc(m.opening, func(o opening) bool {
+		byEndpoint := o.at.IsValid() && o.at == at
+		if !byEndpoint && (o.at.IsValid() || o.id != id) {
+			return false
 		}
-	}
-	return opening{}, false
+		if !ok || byEndpoint {
+			taken, ok = o, true
+		}
+		return true
+	})
+	return taken, ok
 }
 
 func (m *Machine) linkFailed(id nodeid.ID, at netip.AddrPort) {

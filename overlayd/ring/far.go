@@ -17,6 +17,11 @@ type farSearchState struct {
 // maxFarTries bounds the candidates of one draw that are asked. Implementation.
 const maxFarTries = 3
 
+// maxTaken bounds the far links that others draw to a node. Where most nodes'
+// budgets are used up, one with a large budget would take a hundred, and forward
+// as much more. Implementation.
+const maxTaken = 32
+
 // draw returns how far clockwise the next far link goes, as a share of the
 // ring: the harmonic law p(x) = 1/(x ln n) on [1/n, 1], by inversion (Symphony
 // §3.1).
@@ -50,6 +55,16 @@ func (m *Machine) farCount() (linked, opening int) {
 		}
 	}
 	return linked, opening
+}
+
+// farTaken counts the far links that others drew to this node.
+func (m *Machine) farTaken() (n int) {
+	for _, c := range m.conns {
+		if c.theirs&wire.RoleFar != 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // wantFar draws far links while some are missing, and one anew every five

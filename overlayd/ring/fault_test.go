@@ -47,7 +47,7 @@ func TestAdjacentDeathsAreRepaired(t *testing.T) {
 }
 
 func TestThirdOfAllNodesDie(t *testing.T) {
-	l := grown(t, 5, 200)
+	l := grown(t, 5, runs(100, 200))
 	for i, id := range l.order {
 		if i%10 < 3 && i > 0 {
 			l.kill(l.nodes[id])
@@ -57,7 +57,7 @@ func TestThirdOfAllNodesDie(t *testing.T) {
 	if !ok {
 		t.Fatalf("not repaired in 90 s: %v", l.ideal())
 	}
-	t.Logf("30 %% of 200 dead: whole again after %s", took)
+	t.Logf("30 %% of %d dead: whole again after %s", len(l.order), took)
 }
 
 func TestLeavingIsNoticedAtOnce(t *testing.T) {
@@ -149,7 +149,7 @@ func TestNobodyIsDeadOnOneWitness(t *testing.T) {
 	one := sound
 	one.witnesses = 1
 	caught := 0
-	for seed := range uint64(runs(20, 500)) {
+	for seed := range uint64(runs(10, 500)) {
 		if n := juryRun(t, seed, sound, false); n > 0 {
 			t.Errorf("seed %d: %d nodes declared a living node dead", seed, n)
 		}
@@ -165,7 +165,7 @@ func TestNobodyIsDeadOnOneWitness(t *testing.T) {
 // TestOneHoldersNodesAreOneWitness: a holder with four nodes around a victim
 // that say it is silent has one vote.
 func TestOneHoldersNodesAreOneWitness(t *testing.T) {
-	for seed := range uint64(runs(20, 500)) {
+	for seed := range uint64(runs(10, 500)) {
 		if n := juryRun(t, seed, sound, true); n > 0 {
 			t.Errorf("seed %d: %d nodes declared a living node dead", seed, n)
 		}
@@ -174,7 +174,7 @@ func TestOneHoldersNodesAreOneWitness(t *testing.T) {
 
 // TestPartitionHeals parts a ring in two for five minutes.
 func TestPartitionHeals(t *testing.T) {
-	for _, n := range []int{20, runs(100, 400)} {
+	for _, n := range []int{20, runs(60, 400)} {
 		l := grown(t, uint64(n), n)
 		for i, id := range l.order {
 			l.part[id] = i % 2
@@ -247,7 +247,7 @@ func TestContactKnownByEndpointOnly(t *testing.T) {
 // a second after the one before. Nobody has had a Ping to lose yet: it is the
 // traffic that has connections tried.
 func TestTrafficFindsTheDead(t *testing.T) {
-	l := grown(t, 15, runs(120, 400))
+	l := grown(t, 15, runs(100, 400))
 	l.run(30 * time.Second)
 	for i, id := range l.order {
 		if i%10 < 3 && i > 0 {

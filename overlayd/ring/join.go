@@ -1,6 +1,7 @@
 package ring
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -112,7 +113,7 @@ func (m *Machine) routed(e Routed) {
 	case wire.TypeFind:
 		take(e.Body, wire.ParseFind, func(wire.Find) { m.onFind(e.Header) })
 	case wire.TypeJoin:
-		take(e.Body, wire.ParseJoin, func(wire.Join) { m.onJoin(e.Header) })
+		take(e.Body, wire.ParseJoin, func(msg wire.Join) { m.onJoin(e.Header, msg) })
 	case wire.TypeFound:
 		take(e.Body, wire.ParseFound, func(msg wire.Found) { m.onFound(e.Header.RPC, msg) })
 	case wire.TypeJoinAnswer:
@@ -151,7 +152,7 @@ func (m *Machine) onFind(h wire.Header) {
 	m.route(back(h), nodeid.ID{}, h.RPC, m.found(n), 0)
 }
 
-func (m *Machine) onJoin(h wire.Header) {
+func (m *Machine) onJoin(h wire.Header, msg wire.Join) {
 	if h.Src == m.cfg.ID {
 		return
 	}
@@ -160,9 +161,53 @@ func (m *Machine) onJoin(h wire.Header) {
 		a.Code = wire.CodeOffRing
 	}
 	m.route(back(h), nodeid.ID{}, h.RPC, a, 0)
+	if a.Code == wire.CodeOK && msg.Self.ID == h.Src && h.SrcVia != (nodeid.ID{}) {
+		m.introduce(wire.Newcomer{Self: msg.Self, Via: h.SrcVia})
+	}
+}
+
+// newcomer is a node that was told of as joining.
+type newcomer struct {
+	id nodeid.ID
+	at instant
+}
+
+// introduce tells the neighbours of a node that joins, and calls it, so that
+// their calls are on the way while the answer is.
+func (m *Machine) introduce(msg wire.Newcomer) {
+	if !m.greet(msg) {
+		return
+	}
+	for _, c := range m.conns {
+		if c.roles&wire.RoleNear != 0 && c.out < 2 {
+			m.send(c.peer.ID, msg)
+		}
+	}
+}
+
+// greet calls a node that joins, over the peer that it is connected to. It does
+// so for a few in a while, and says whether it did.
+func (m *Machine) greet(msg wire.Newcomer) bool {
+	id := msg.Self.ID
+	slot := &m.newcomers[0]
+	for i := range m.newcomers {
+		n := &m.newcomers[i]
+		if n.id == id && m.now-n.at < newcomerTime {
+			return false
+		}
+		if n.at < slot.at {
+			slot = n
+		}
+	}
+	if m.phase != OnRing || slot.id != (nodeid.ID{}) && m.now-slot.at < newcomerTime || !m.inWindow(id) {
+		return false
+	}
+	*slot = newcomer{id, m.now}
+	return m.open(wire.Contact{ID: id, Holder: msg.Self.Holder}, msg.Via, WhyNear)
 }
 
 func (m *Machine) bootstrap(list []wire.Contact) {
+	m.contacts, m.vain = nil, 0
 	for _, c := range list {
 		if c.ID == m.cfg.ID || len(m.contacts) >= contacts {
 			continue
@@ -170,11 +215,9 @@ func (m *Machine) bootstrap(list []wire.Contact) {
 		same := func(o wire.Contact) bool {
 			return o.ID == c.ID && (c.ID != nodeid.ID{} || slices.Equal(o.Endpoints, c.Endpoints))
 		}
-		if i := slices.IndexFunc(m.contacts, same); i >= 0 {
-			m.contacts[i] = c
-			continue
+		if !slices.ContainsFunc(m.contacts, same) {
+			m.contacts = append(m.contacts, c)
 		}
-		m.contacts = append(m.contacts, c)
 	}
 	if m.phase < OnRing {
 		m.attachAt = m.now
@@ -194,10 +237,11 @@ func (m *Machine) progress() {
 		return
 	}
 	if m.phase != Init && len(m.conns) == 0 {
-		m.phase, m.calls = Init, m.calls[:0]
+		m.calls = m.calls[:0]
+		m.startOver(m.attachAt)
 	}
 	if m.phase == Joining && len(m.hints) == 0 && len(m.list.Preds) == 0 {
-		m.phase, m.attachAt = Attached, m.now
+		m.phase, m.attachAt = Attached, m.now+m.jitter(callAgain)
 	}
 	if m.now >= m.attachAt {
 		m.attach()
@@ -210,6 +254,13 @@ func (m *Machine) progress() {
 	}
 }
 
+// startOver is for a node without connections: first contacts are called, also
+// one that was being asked whether there is another ring.
+func (m *Machine) startOver(at instant) {
+	m.phase, m.attachAt = Init, at
+	m.opening = slices.DeleteFunc(m.opening, func(o opening) bool { return o.at.IsValid() })
+}
+
 // attach looks for a first contact, or asks one for the place on the ring.
 func (m *Machine) attach() {
 	m.attachAt = m.now + m.jitter(joinRetry)
@@ -218,10 +269,18 @@ func (m *Machine) attach() {
 		for i := range min(3, len(m.contacts)) {
 			m.open(m.contacts[(first+i)%len(m.contacts)], nodeid.ID{}, WhyBootstrap)
 		}
-		if len(m.contacts) == 0 {
+		m.stranded = 0
+		if m.vain++; len(m.contacts) == 0 {
 			m.attachAt = never
+		} else if m.vain > fastTries {
+			m.attachAt = m.now + m.jitter(min(slowestRetry, joinRetry<<min(m.vain-fastTries, 8)))
 		}
 		return
+	}
+	if m.phase == Attached {
+		if m.stranded++; m.stranded > 1 {
+			m.another()
+		}
 	}
 	if m.phase == Joining {
 		m.attachAt = m.now + m.jitter(joinAgain)
@@ -231,12 +290,34 @@ func (m *Machine) attach() {
 	}
 }
 
+// another looks for one more first contact: those that have answered may be as
+// new as this node, and know nobody on the ring.
+func (m *Machine) another() {
+	first := m.cfg.Rand.IntN(max(1, len(m.contacts)))
+	for i := range m.contacts {
+		c := m.contacts[(first+i)%len(m.contacts)]
+		if !m.reached(c) && m.open(c, nodeid.ID{}, WhyBootstrap) {
+			return
+		}
+	}
+}
+
+// reached says that a contact known by an endpoint alone is a peer already.
+func (m *Machine) reached(c wire.Contact) bool {
+	return c.ID == (nodeid.ID{}) && slices.ContainsFunc(m.passive, func(p wire.Contact) bool {
+		return m.conn(p.ID) != nil && slices.ContainsFunc(c.Endpoints, func(e netip.AddrPort) bool { return slices.Contains(p.Endpoints, e) })
+	})
+}
+
 func (m *Machine) onJoinAnswer(rpc uint32, msg wire.JoinAnswer) {
 	if _, ok := m.answered(rpc); !ok || m.phase != Attached && m.phase != Joining || msg.Code != wire.CodeOK {
 		return
 	}
-	m.phase, m.attachAt = Joining, m.now+m.jitter(joinAgain)
+	m.phase, m.attachAt, m.stranded = Joining, m.now+m.jitter(joinAgain), 0
 	m.hint(msg.Found)
+	if c := m.conn(msg.Found.Self.ID); c != nil && !c.ring() && c.out == 0 {
+		c.ping, m.connDue = m.now, m.now // it has become a member since it was heard last
+	}
 	m.ahead, m.behind = m.edge(msg.Found, true), m.edge(msg.Found, false)
 	m.dirty, m.regather = true, true
 }
@@ -377,7 +458,7 @@ func (m *Machine) stayMember() {
 	if m.cfg.Founder {
 		return
 	}
-	m.phase, m.attachAt = Init, m.now
+	m.startOver(m.now)
 	if len(m.conns) > 0 {
 		m.phase = Attached
 	}

@@ -213,7 +213,9 @@ func (l *lab) do(n *node, a Action) {
 	case Route:
 		h := wire.Header{To: a.To, SrcVia: a.SrcVia, RPC: a.RPC, Payload: a.Type}
 		next, verdict := n.FirstHop(&h, a.Try)
-		l.forward(n, wire.Routed{Header: h, Body: a.Body}, next, verdict, 0)
+		came := h
+		came.TTL, came.Promise = wire.MaxTTL, wire.NoPromise
+		l.forward(n, wire.Routed{Header: h, Body: a.Body}, came, nil, next, verdict, 0)
 	case Member:
 		n.member = a.On
 	}
@@ -327,18 +329,37 @@ func (l *lab) send(n *node, to nodeid.ID, data []byte) {
 			if err != nil {
 				l.t.Fatal(err)
 			}
+			came := r.Header
 			next, verdict := peer.NextHop(&r.Header)
-			l.forward(peer, r, next, verdict, wire.MaxTTL-int(r.TTL))
+			l.forward(peer, r, came, nil, next, verdict, wire.MaxTTL-int(r.TTL))
 			l.rearm(peer)
 		})
 	}
 }
 
-// forward does what core does with a verdict.
-func (l *lab) forward(n *node, r wire.Routed, next nodeid.ID, verdict Verdict, hops int) {
+// forward does what core does with a verdict: what a dead next hop does not
+// acknowledge goes another way, past those in tried.
+func (l *lab) forward(n *node, r wire.Routed, came wire.Header, tried []nodeid.ID, next nodeid.ID, verdict Verdict, hops int) {
+	again := func(after time.Duration, tried []nodeid.ID) {
+		l.at(after, func() {
+			if n.alive {
+				r.Header = came
+				next, verdict := n.Divert(&r.Header, tried)
+				l.forward(n, r, came, tried, next, verdict, hops)
+				l.rearm(n)
+			}
+		})
+	}
 	switch verdict {
 	case Forward:
 		l.send(n, next, wire.AppendMessage(nil, r))
+		if p := l.nodes[next]; (p == nil || !p.alive) && len(tried) < 3 {
+			wait := n.HopTimeout(next)
+			l.at(wait, func() { l.handle(n, Unheard{ID: next}) })
+			again(wait, append(slices.Clone(tried), next))
+		}
+	case Unsure:
+		again(150*time.Millisecond, nil)
 	case Expired:
 		if l.expired != nil {
 			l.expired()

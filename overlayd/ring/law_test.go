@@ -95,7 +95,7 @@ func TestFarLinksPreferNearNodes(t *testing.T) {
 		}
 		return 5 * time.Millisecond
 	}
-	l.grow(runs(150, 600), 15*time.Second)
+	l.grow(runs(90, 600), 15*time.Second)
 	l.run(6 * time.Minute) // coordinates settle, links are renewed
 	var far, any time.Duration
 	members, n := l.members(), 0

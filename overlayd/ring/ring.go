@@ -35,9 +35,9 @@
 //     one is asked for.
 //   - Each hop of a routed message promises a smaller distance, or keeps the
 //     promise and is itself nearer: no message travels in a loop, whatever
-//     lists say (see NextHop).
+//     lists say, and no copy of one that went another way (see NextHop, Divert).
 //   - Every table is bounded: Degree+reserve connections, wire.MaxList peers a
-//     side, graves, passive, calls, asks (constants below).
+//     side, graves, passive, calls, asks, newcomers (constants below).
 //   - Nothing rests on where a node's ID lies: juries and lists count holders.
 //
 // Concurrency: a Machine is for one goroutine. It has no clock, socket or
@@ -71,31 +71,37 @@ const (
 
 // Implementation: times. All intervals are drawn within ±20 %.
 const (
-	pingNear    = 5 * time.Second
-	pingFar     = 15 * time.Second
-	minRTO      = 200 * time.Millisecond
-	maxRTO      = 3 * time.Second
-	firstRTO    = time.Second // before a round trip was measured
-	juryTime    = 4 * time.Second
-	trustFor    = time.Second // traffic takes a connection for alive that was heard so lately
-	probes      = 3           // unanswered Pings until a session counts as silent
-	askNear     = 500 * time.Millisecond
-	askFar      = 30 * time.Second // between two readings of a far peer's list
-	roleGrace   = 3 * time.Second  // a session without role lives this long
-	leafTime    = 60 * time.Second // a peer's leaf role, from its last Link
-	demandTime  = 60 * time.Second
-	joinRetry   = time.Second
-	joinAgain   = 3 * time.Second        // while joining: the place may be another by now
-	callTime    = 700 * time.Millisecond // for the answer to a call's first attempt; half as much longer each time
-	callAgain   = 50 * time.Millisecond  // after an Err
-	foundAfter  = 2 * time.Second        // a founder waits that long for a ring
-	mergeEvery  = 30 * time.Second
-	mergeAgain  = 5 * time.Second // between two lookups that a Merge asks for
-	farSearch   = 2 * time.Second // between two draws while some are missing
-	farRenew    = 5 * time.Minute
-	deadTime    = 60 * time.Second // a dead node is not believed in for this long
-	retryOpen   = 2 * time.Second  // after a failure; doubles up to deadTime
-	OpenTimeout = 10 * time.Second
+	pingNear     = 5 * time.Second
+	pingFar      = 15 * time.Second
+	minRTO       = 200 * time.Millisecond
+	maxRTO       = 3 * time.Second
+	firstRTO     = time.Second           // before a round trip was measured
+	minHopMargin = 30 * time.Millisecond // of a hop's acknowledgement, over the round trip
+	juryTime     = 4 * time.Second
+	jurorTime    = 400 * time.Millisecond // in which a juror that hears a peer has said so
+	trustFor     = time.Second            // traffic takes a connection for alive that was heard so lately
+	probes       = 3                      // unanswered Pings until a session counts as silent
+	heardBy      = 2                      // unanswered Pings until a session counts as broken whose peer a juror hears
+	askNear      = 500 * time.Millisecond
+	askFar       = 30 * time.Second // between two readings of a far peer's list
+	roleGrace    = 3 * time.Second  // a session without role lives this long
+	leafTime     = 60 * time.Second // a peer's leaf role, from its last Link
+	demandTime   = 60 * time.Second
+	joinRetry    = time.Second
+	fastTries    = 10 // a node without a session doubles joinRetry after as many
+	slowestRetry = 30 * time.Second
+	joinAgain    = 3 * time.Second        // while joining: the place may be another by now
+	callTime     = 700 * time.Millisecond // for the answer to a call's first attempt; half as much longer each time
+	callAgain    = 50 * time.Millisecond  // after an Err
+	newcomerTime = 2 * time.Second
+	foundAfter   = 2 * time.Second // a founder waits that long for a ring
+	mergeEvery   = 30 * time.Second
+	mergeAgain   = 5 * time.Second // between two lookups that a Merge asks for
+	farSearch    = 2 * time.Second // between two draws while some are missing
+	farRenew     = 5 * time.Minute
+	deadTime     = 60 * time.Second // a dead node is not believed in for this long
+	retryOpen    = 2 * time.Second  // after a failure; doubles up to deadTime
+	OpenTimeout  = 10 * time.Second
 )
 
 // Implementation: bounds.
@@ -109,6 +115,7 @@ const (
 	passive   = 32 // past peers
 	calls     = 8  // requests of this node under way
 	openings  = 16 // Opens under way
+	newcomers = 4  // nodes told of as joining, within newcomerTime
 	asks      = 16 // questions of others about third nodes
 	jury      = 3  // witnesses asked
 	contacts  = 64 // of Bootstrap
@@ -175,24 +182,25 @@ type Machine struct {
 	now    instant
 	phase  Phase
 
-	conns    []*conn  // in ring order clockwise from this node
-	places   []uint64 // their distances clockwise, prefixes: to search in
-	list     wire.List
-	r        int     // holders on each side of a list
-	version  uint32  // of the flags, the list and the far links
-	flags    uint8   // of that version
-	farSum   uint64  // of its far links' prefixes
-	size     float64 // log2 of the estimated number of members
-	density  float64 // the same, by the own list alone: what peers are told
-	coord    coord
-	hints    []wire.Peer // possible neighbours, from answers; until connected or failed
-	hintVia  nodeid.ID
-	graves   []grave
-	passive  []wire.Contact
-	contacts []wire.Contact
-	opening  []opening
-	calls    []call
-	asks     []ask
+	conns     []*conn  // in ring order clockwise from this node
+	places    []uint64 // their distances clockwise, prefixes: to search in
+	list      wire.List
+	r         int     // holders on each side of a list
+	version   uint32  // of the flags, the list and the far links
+	flags     uint8   // of that version
+	farSum    uint64  // of its far links' prefixes
+	size      float64 // log2 of the estimated number of members
+	density   float64 // the same, by the own list alone: what peers are told
+	coord     coord
+	hints     []wire.Peer // possible neighbours, from answers; until connected or failed
+	hintVia   nodeid.ID
+	graves    []grave
+	passive   []wire.Contact
+	contacts  []wire.Contact
+	opening   []opening
+	calls     []call
+	asks      []ask
+	newcomers [newcomers]newcomer
 
 	number    uint32 // of Pings, calls and questions
 	entered   bool   // ready, in this attempt
@@ -203,6 +211,8 @@ type Machine struct {
 	behind    uint64
 	foundAt   instant // when a founder begins a ring
 	attachAt  instant
+	stranded  int // times that a place was asked for in vain
+	vain      int // times that first contacts were called in vain
 	mergeAt   instant
 	kicked    instant // last lookup for another ring
 	turn      bool    // of first contacts, then of past peers
@@ -259,12 +269,19 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 		}
 	case FromLink:
 		touched = m.fromLink(e)
-		if m.phase == OnRing && !m.dirty && m.now < m.deadline && routine(e.Data) {
-			if touched != nil {
-				m.connDue = min(m.connDue, touched.deadline())
-				m.deadline = min(m.deadline, m.connDue)
+		if m.phase == OnRing && !m.dirty && m.now < m.deadline && isRoutine(e.Data) {
+			return m.routine(touched)
+		}
+	case Heard:
+		if touched = m.conn(e.ID); touched != nil {
+			m.onReceipt(touched, e.RTT)
+			if m.phase == OnRing && !m.dirty && m.now < m.deadline {
+				return m.routine(touched)
 			}
-			return m.actions
+		}
+	case Unheard:
+		if touched = m.conn(e.ID); touched != nil {
+			m.onUnheard(touched)
 		}
 	case Routed:
 		m.routed(e)
@@ -279,9 +296,18 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	return m.actions
 }
 
-// routine says that a message only concerns its own connection, unless it made
+// routine ends an event that only concerned one connection, or none.
+func (m *Machine) routine(touched *conn) []Action {
+	if touched != nil {
+		m.connDue = min(m.connDue, touched.deadline())
+		m.deadline = min(m.deadline, m.connDue)
+	}
+	return m.actions
+}
+
+// isRoutine says that a message only concerns its own connection, unless it made
 // the lists dirty: nothing else can be due because of it. Most messages are.
-func routine(msg []byte) bool {
+func isRoutine(msg []byte) bool {
 	return len(msg) > 0 && (msg[0] == byte(wire.TypePing) || msg[0] == byte(wire.TypePong) || msg[0] == byte(wire.TypeNeighAsk))
 }
 

@@ -14,8 +14,8 @@ type Event interface{ event() }
 // Events.
 type (
 	// Bootstrap starts a node: it names where the ring may be found. It may
-	// come again with other contacts. A contact of which only endpoints are
-	// known has the zero ID.
+	// come again: then its contacts replace those before. A contact of which only
+	// endpoints are known has the zero ID.
 	Bootstrap struct{ Contacts []wire.Contact }
 
 	// LinkUp says that there is a session of kind link with a peer, direct or
@@ -42,12 +42,22 @@ type (
 		RTT time.Duration
 	}
 
-	// FromLink is a link message of types 1 to 4 and 6 to 10 from a peer; the
-	// bytes are type and body, and are not kept.
+	// FromLink is a link message of types 1 to 4, 6 to 10 and 16 from a peer;
+	// the bytes are type and body, and are not kept.
 	FromLink struct {
 		ID   nodeid.ID
 		Data []byte
 	}
+
+	// Heard says that a peer acknowledged a payload that was sent to it, RTT
+	// after it was sent; zero if that is not known.
+	Heard struct {
+		ID  nodeid.ID
+		RTT time.Duration
+	}
+
+	// Unheard says that a peer did not acknowledge a payload in HopTimeout.
+	Unheard struct{ ID nodeid.ID }
 
 	// Routed is a payload delivered to this node, of type Find, Found, Join,
 	// JoinAnswer, Merge or Err; the body is not kept.
@@ -72,6 +82,8 @@ func (LinkDown) event()   {}
 func (LinkFailed) event() {}
 func (RTT) event()        {}
 func (FromLink) event()   {}
+func (Heard) event()      {}
+func (Unheard) event()    {}
 func (Routed) event()     {}
 func (Demand) event()     {}
 func (Leave) event()      {}
@@ -164,6 +176,7 @@ const (
 	NoRoute                // exact, and the destination is not there: answer wire.CodeNoRoute
 	Expired                // no hops left: drop, count
 	OffRing                // this node is not on the ring and cannot tell: answer wire.CodeOffRing
+	Unsure                 // it is for this node unless a silent neighbour lives: ask again soon
 )
 
 // Phase is how far a node has come.

@@ -36,7 +36,8 @@ func (r *rtt) timeout() time.Duration {
 
 // trial is what a jury says of a peer that does not answer.
 //
-//	(healthy) -- first Ping lost, a neighbour --> asking
+//	(healthy) -- a neighbour, first Ping lost or
+//	             payload not acknowledged ------> asking
 //	asking -- Pong -----------------------------> (healthy)
 //	asking -- three Pings lost, one juror heard it ---------> broken: reconnect through that juror
 //	asking -- three lost, two holders' jurors did not ------> dead
@@ -80,7 +81,7 @@ func (m *Machine) watch(c *conn) {
 
 // beat sends the next Ping, or decides after the last.
 func (m *Machine) beat(c *conn) {
-	if c.out >= probes {
+	if c.out >= probes || c.out >= heardBy && c.trial != nil && c.trial.alive != (nodeid.ID{}) {
 		m.judge(c)
 		return
 	}
@@ -167,7 +168,7 @@ func (m *Machine) onProbeResult(from *conn, msg wire.ProbeResult) {
 			t.n++
 		}
 	}
-	if c.out >= probes {
+	if c.out >= probes || c.out >= heardBy && t.alive != (nodeid.ID{}) {
 		c.ping = min(c.ping, max(m.now, c.sent+c.rtt.timeout()))
 	}
 }
@@ -265,6 +266,12 @@ func (m *Machine) dispatch(c *conn, t wire.Type, body []byte) bool {
 		return take(body, wire.ParseLinkAnswer, func(msg wire.LinkAnswer) { m.onLinkAnswer(c, msg) })
 	case wire.TypeUnlink:
 		return take(body, wire.ParseUnlink, func(msg wire.Unlink) { m.onUnlink(c, msg) })
+	case wire.TypeNewcomer:
+		return take(body, wire.ParseNewcomer, func(msg wire.Newcomer) {
+			if c.near() {
+				m.greet(msg)
+			}
+		})
 	case wire.TypeProbeFor:
 		return take(body, wire.ParseProbeFor, func(msg wire.ProbeFor) { m.onProbeFor(c, msg) })
 	case wire.TypeProbeResult:
@@ -304,6 +311,29 @@ func (m *Machine) onPong(c *conn, msg wire.Pong) {
 	m.coord.update(d, msg.Status.Coord)
 	c.out, c.trial = 0, nil
 	m.answerAsks(c, wire.FindingAlive)
+}
+
+// onReceipt is a peer that acknowledged a payload: a sign of life, as a Pong is.
+func (m *Machine) onReceipt(c *conn, d time.Duration) {
+	if d > 0 {
+		c.rtt.sample(d)
+	}
+	c.heard, c.ping = m.now, m.now+m.interval(c)
+	if c.out > 0 {
+		c.out, c.trial = 0, nil
+		m.answerAsks(c, wire.FindingAlive)
+	}
+}
+
+// onUnheard is a peer that did not acknowledge a payload: as if it had lost a
+// Ping, but that it still has three.
+func (m *Machine) onUnheard(c *conn) {
+	if c.out == 0 {
+		c.ping = m.now
+	}
+	if c.near() && c.trial == nil {
+		m.summon(c)
+	}
 }
 
 // onStatus takes what a peer says of itself, and asks for its list if that is

@@ -255,9 +255,12 @@ func (m *Machine) answer(now time.Time, d Datagram) {
 // conclude makes FINISH and the keys.
 func (m *Machine) conclude(now time.Time, a *attempt, said *payload, who *proof, remote uint32, from Via) {
 	other := m.attemptFor(key{who.id, who.purpose})
-	if other != nil && other != a { // two endpoints of one node: the first to answer is enough
-		m.removeAttempt(a)
-		return
+	if other != nil && other != a { // two ways to one node: the first to answer is enough
+		if other.finish != nil {
+			m.removeAttempt(a)
+			return
+		}
+		m.removeAttempt(other)
 	}
 	suite := ChaCha20Poly1305
 	if said.choice == 1 && m.cfg.AES {

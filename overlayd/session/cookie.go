@@ -59,13 +59,14 @@ func (v Via) bytes() []byte {
 }
 
 // source is what half-open handshakes are counted by: an IPv4 address, the /64
-// of an IPv6 address, or the path for those without an endpoint.
+// of an IPv6 address, a virtual endpoint, or the path for those without an
+// endpoint.
 func (v Via) source() Via {
 	if !v.IsDirect() {
 		return v
 	}
 	a := v.Endpoint.Addr().Unmap()
-	if a.Is6() {
+	if a.Is6() && VirtualKind(a) == NotVirtual {
 		p, _ := a.WithZone("").Prefix(64)
 		a = p.Addr()
 	}

@@ -30,8 +30,8 @@
 // record is opened once; no datagram makes this package panic.
 //
 // Concurrency: Machine is not safe for concurrent use and owns everything but
-// the data path's handles: a Sealer belongs to one goroutine, and Keys.Open may
-// be called by one goroutine at a time. Several Sealers of one path share an
+// the data path's handles: a Sealer belongs to one goroutine, and Keys.Open is
+// called inside Keys.Lock. Several Sealers of one path share an
 // atomic counter.
 //
 // Limits on purpose: one pattern and one cipher suite in the handshake, no

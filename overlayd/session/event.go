@@ -9,7 +9,7 @@ import (
 
 // Via is where a datagram comes from or goes to. It is comparable.
 type Via struct {
-	Endpoint netip.AddrPort // of a direct path
+	Endpoint netip.AddrPort // of a direct path; may be virtual
 	Socket   uint16         // of a direct path: which of this node's sockets; 0: the usual one
 	Node     nodeid.ID      // without Endpoint: the peer, over the ring; with Channel: the relay
 	Over     nodeid.ID      // over the ring: the member through which the peer is reached; zero: it is on the ring
@@ -26,7 +26,8 @@ func Ring(peer, over nodeid.ID) Via { return Via{Node: peer, Over: over} }
 // Relayed returns the path through a relay's channel.
 func Relayed(relay nodeid.ID, channel uint16) Via { return Via{Node: relay, Channel: channel} }
 
-// IsDirect reports whether the path has an endpoint of its own.
+// IsDirect reports whether the path has an endpoint of its own, be it a virtual
+// one.
 func (v Via) IsDirect() bool { return v.Endpoint.IsValid() }
 
 // IsRing reports whether the path is the ring's.
@@ -67,6 +68,9 @@ type Identity struct {
 	Offer []byte
 }
 
+// Roots replaces Config.Roots: the descriptor names others. Sessions stay.
+type Roots struct{ List [][32]byte }
+
 // Recheck says that the grid's descriptor or a revocation list has changed:
 // every peer is verified again, 64 in each 20 ms.
 type Recheck struct{}
@@ -84,6 +88,7 @@ type Tick struct{}
 func (Open) event()     {}
 func (Datagram) event() {}
 func (Identity) event() {}
+func (Roots) event()    {}
 func (Recheck) event()  {}
 func (Close) event()    {}
 func (Destroy) event()  {}
@@ -106,8 +111,9 @@ type Up struct {
 	Offer   []byte
 }
 
-// Rekeyed says that the session's sending keys are new: a snapshot for the
-// data path is to be made again.
+// Rekeyed says that the session's sending keys are new, or that the peer was
+// heard under keys for the first time: a snapshot for the data path is to be
+// made again.
 type Rekeyed struct{ Session *Session }
 
 // Down says that a session has ended. Its keys are dead already.

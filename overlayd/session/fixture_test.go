@@ -183,8 +183,6 @@ func (n *net) act(p *peer, actions []Action) {
 			p.log = append(p.log, "down "+string(a.Reason))
 		case Failed:
 			p.log = append(p.log, "failed "+string(a.Reason))
-		case Rekeyed:
-			p.log = append(p.log, "rekeyed")
 		case Record:
 			if a.Total > 0 {
 				p.got = append(p.got, append([]byte{}, a.Plain...))

@@ -160,7 +160,9 @@ func (m *Machine) finish(now time.Time, d Datagram) {
 	}
 	o := m.byIndex[p.receiver]
 	if o.keys != nil && !o.keys.initiator && p.sender == o.keys.remote {
-		m.send(d.From, own(o.keys)) // it came again: our record was lost
+		if !o.keys.refused {
+			m.send(d.From, own(o.keys)) // it came again: our record was lost
+		}
 		return
 	}
 	x := o.half
@@ -192,13 +194,16 @@ func (m *Machine) finish(now time.Time, d Datagram) {
 		m.removeHalf(x)
 		return
 	}
-	if !m.yields(who) {
-		m.drop(DropSimultaneous)
-		m.removeHalf(x)
-		return
-	}
 	k, err := m.newKeys(now, suite, send.UnsafeKey(), receive.UnsafeKey(), x.noise.ChannelBinding())
 	m.removeHalf(x)
+	if !m.yields(who) {
+		m.drop(DropSimultaneous)
+		if s := m.byKey[key{who.id, who.purpose}]; err == nil && s != nil && s.static == who.static {
+			k.local, k.remote, k.refused = x.index, x.remote, true
+			m.openOnly(now, s, k)
+		}
+		return
+	}
 	if err != nil || len(m.sessions) >= maxSessions && m.byKey[key{who.id, who.purpose}] == nil {
 		m.drop(DropBusy)
 		return
@@ -207,6 +212,14 @@ func (m *Machine) finish(now time.Time, d Datagram) {
 	s := m.establish(who, k, d.From)
 	s.shown = m.own.all
 	m.send(d.From, own(k))
+}
+
+// openOnly lets a session open what the peer has sealed under keys that were
+// refused: it has sent records together with its FINISH, before it could know.
+func (m *Machine) openOnly(now time.Time, s *Session, k *Keys) {
+	m.retire(s.previous)
+	s.previous, s.end, m.stale = k, now.Add(KeyOverlap), true
+	m.byIndex[k.local] = owner{keys: k, session: s}
 }
 
 // yields decides between a peer's finished handshake and our own with it: it

@@ -100,13 +100,20 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 		watch: now.Add(watchEvery),
 	}
 	m.cookies.grid = cfg.Descriptor
-	for _, root := range cfg.Roots {
-		for _, purpose := range cfg.Purposes {
+	m.serve(cfg.Roots)
+	return m, m.cookies.rotate(now, cfg.Random)
+}
+
+// serve answers HELLOs for these roots, and no others, from now on.
+func (m *Machine) serve(roots [][32]byte) {
+	m.cfg.Roots = roots
+	clear(m.served)
+	for _, root := range roots {
+		for _, purpose := range m.cfg.Purposes {
 			p := Prologue(root, purpose)
 			m.served[prologueTag(p)] = served{purpose, p}
 		}
 	}
-	return m, m.cookies.rotate(now, cfg.Random)
 }
 
 // Handle takes one event. The slice is reused by the next call.
@@ -123,6 +130,10 @@ func (m *Machine) Handle(now time.Time, e Event) []Action {
 	case Identity:
 		m.own = newShown(e.Chain)
 		m.Offer(e.Offer)
+	case Roots:
+		if len(e.List) > 0 {
+			m.serve(e.List)
+		}
 	case Recheck:
 		m.recheck, m.pause, m.stale = len(m.sessions), now, true
 		m.verifySome(now)
@@ -232,7 +243,9 @@ func (m *Machine) record(now time.Time, d Datagram) {
 		m.drop(DropIndex)
 		return
 	}
+	o.keys.Lock()
 	opened, drop, err := o.keys.Open(d.Data)
+	o.keys.Unlock()
 	if err != nil {
 		m.drop(drop)
 		return
@@ -248,16 +261,6 @@ func (m *Machine) record(now time.Time, d Datagram) {
 	}
 }
 
-// Heard is what the data path reports when it opened a first record under
-// keys, because then the peer has them.
-func (m *Machine) Heard(now time.Time, k *Keys, from Via) []Action {
-	m.actions = m.actions[:0]
-	if o := m.byIndex[k.local]; o.keys == k {
-		m.heard(now, o.session, k, from)
-	}
-	return m.actions
-}
-
 func (m *Machine) heard(now time.Time, s *Session, k *Keys, from Via) {
 	if k.heard {
 		return
@@ -269,6 +272,8 @@ func (m *Machine) heard(now time.Time, s *Session, k *Keys, from Via) {
 	}
 	if k == s.next {
 		m.promote(now, s)
+	} else {
+		m.act(Rekeyed{s}) // the data path may open under them now
 	}
 	if k.initiator {
 		m.send(from, own(k))
@@ -324,11 +329,12 @@ func (m *Machine) install(s *Session, k *Keys) {
 // need be.
 func (m *Machine) establish(p *proof, k *Keys, via Via) *Session {
 	id := key{p.id, p.purpose}
-	s := m.byKey[id]
-	if s != nil && s.static != p.static {
-		m.end(s, Replaced)
-		s = nil
+	for _, old := range slices.Clone(m.sessions) {
+		if old.id == p.id && old.static != p.static { // another process: it has none of the keys
+			m.end(old, Replaced)
+		}
 	}
+	s := m.byKey[id]
 	m.chains.add(p.chain, holderOf(p.node))
 	if s != nil {
 		m.rename(s, p)

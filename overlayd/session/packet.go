@@ -18,6 +18,12 @@ func Ours(datagram []byte) bool {
 	return len(datagram) > 0 && datagram[0] >= typeHello && datagram[0] <= typeRelayed
 }
 
+// IsData reports whether a datagram is a record or a relayed one, and none of
+// a handshake.
+func IsData(datagram []byte) bool {
+	return len(datagram) > 0 && (datagram[0] == typeRecord || datagram[0] == typeRelayed)
+}
+
 // IsRelayed reports whether a datagram is a relayed one: see Checker.
 func IsRelayed(datagram []byte) bool { return len(datagram) > 0 && datagram[0] == typeRelayed }
 

@@ -4,6 +4,7 @@ import (
 	"crypto/cipher"
 	"encoding/binary"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -32,7 +33,22 @@ type Keys struct {
 	nonce         [12]byte // of open and check
 	initiator     bool     // this node's HELLO began it
 	heard         bool     // a record was opened: the peer has the keys
+	refused       bool     // they lost against this node's own handshake: nothing is sealed under them
+
+	opening sync.Mutex // guards open, check, windows, checks and nonce
 }
+
+// Lock is for whoever calls Open or Checker.Check: the data path and Machine
+// both do. The data path locks once for each burst.
+func (k *Keys) Lock() { k.opening.Lock() }
+
+// Unlock ends Lock.
+func (k *Keys) Unlock() { k.opening.Unlock() }
+
+// Heard reports whether the peer has shown that it has these keys. It belongs
+// to Machine's goroutine: the data path is given only keys for which it holds,
+// so that Machine opens the first record under new keys.
+func (k *Keys) Heard() bool { return k.heard }
 
 // Index is what records to this node carry: a snapshot maps it to Keys.
 func (k *Keys) Index() uint32 { return k.local }
@@ -62,9 +78,16 @@ type Sealer struct {
 
 // Sealer returns a sealer of a path below MaxPaths.
 func (k *Keys) Sealer(path uint8) *Sealer {
-	s := &Sealer{keys: k, path: path % MaxPaths}
-	s.nonce[3] = s.path
+	s := new(Sealer)
+	s.Use(k, path)
 	return s
+}
+
+// Use makes s, which may be the zero Sealer, seal for a path below MaxPaths
+// under k.
+func (s *Sealer) Use(k *Keys, path uint8) {
+	s.keys, s.path = k, path%MaxPaths
+	s.nonce[3] = s.path
 }
 
 // Seal makes a record in place: the plaintext is b[HeaderSize:len(b)-TagSize],
@@ -83,6 +106,12 @@ func (k *Keys) Sealer(path uint8) *Sealer {
 // The nonce is the path id (4 bytes) and the counter (8 bytes). It allocates
 // nothing. The error is ErrDead.
 func (s *Sealer) Seal(b []byte, index, total uint8) error {
+	return s.SealFrom(b, b[HeaderSize:len(b)-TagSize], index, total)
+}
+
+// SealFrom is Seal for a plaintext that lies elsewhere and stays as it is: the
+// record fills b, len(plain)+Overhead bytes, which must not overlap plain.
+func (s *Sealer) SealFrom(b, plain []byte, index, total uint8) error {
 	k := s.keys
 	if k.dead.Load() {
 		return ErrDead
@@ -96,7 +125,7 @@ func (s *Sealer) Seal(b []byte, index, total uint8) error {
 	binary.BigEndian.PutUint32(b[4:], k.remote)
 	binary.BigEndian.PutUint32(b[8:], uint32(counter))
 	binary.BigEndian.PutUint64(s.nonce[4:], counter)
-	k.seal.Seal(b[HeaderSize:HeaderSize], s.nonce[:], b[HeaderSize:len(b)-TagSize], b[:HeaderSize])
+	k.seal.Seal(b[HeaderSize:HeaderSize], s.nonce[:], plain, b[:HeaderSize])
 	return nil
 }
 
@@ -106,7 +135,7 @@ type Opened struct {
 	Plain              []byte // in the datagram's memory
 }
 
-// Open opens a record in place. A failure leaves the window as it was and is
+// Open opens a record in place, inside Lock. A failure leaves the window as it was and is
 // DropShort, DropPath, DropReplay or DropForged. It allocates nothing but, at
 // the first record of a path, its window.
 func (k *Keys) Open(datagram []byte) (o Opened, drop Drop, err error) {

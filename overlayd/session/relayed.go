@@ -9,7 +9,6 @@ import (
 // The zero value is ready; it belongs to one goroutine.
 type Marker struct {
 	nonce [12]byte
-	ad    []byte
 	tag   [TagSize]byte
 }
 
@@ -26,7 +25,7 @@ type Marker struct {
 //	24     n    the carried datagram
 //
 // The AEAD's key is one of its own ("relay" in its derivation); the nonce is
-// the counter. It allocates nothing but, now and then, a longer buffer.
+// the counter. It allocates nothing.
 func (m *Marker) Mark(k *Keys, b []byte, channel uint16) error {
 	if k.dead.Load() {
 		return ErrDead
@@ -41,21 +40,27 @@ func (m *Marker) Mark(k *Keys, b []byte, channel uint16) error {
 	binary.BigEndian.PutUint32(b[4:], k.remote)
 	binary.BigEndian.PutUint32(b[8:], uint32(counter))
 	binary.BigEndian.PutUint64(m.nonce[4:], counter)
-	m.ad = append(append(m.ad[:0], b[:HeaderSize]...), b[RelaySize:]...)
-	tag := k.mark.Seal(m.tag[:0], m.nonce[:], nil, m.ad)
+	tag := k.mark.Seal(m.tag[:0], m.nonce[:], nil, covered(b))
 	copy(b[HeaderSize:RelaySize], tag)
 	return nil
+}
+
+// covered makes what a mark covers lie in one piece: it puts the header where
+// the mark is.
+func covered(b []byte) []byte {
+	copy(b[HeaderSize:RelaySize], b[:HeaderSize])
+	return b[HeaderSize:]
 }
 
 // Checker checks marked datagrams. The zero value is ready; it belongs to one
 // goroutine, and only one may be used with the same Keys.
 type Checker struct {
 	nonce [12]byte
-	ad    []byte
+	mark  [RelayTag]byte
 	tag   [TagSize]byte
 }
 
-// Check returns the channel of a relayed datagram and the datagram carried, in
+// Check returns, inside k's Lock, the channel of a relayed datagram and the datagram carried, in
 // its memory, once the tag is right and was not seen before.
 func (c *Checker) Check(k *Keys, datagram []byte) (channel uint16, carried []byte, drop Drop, err error) {
 	switch {
@@ -70,9 +75,10 @@ func (c *Checker) Check(k *Keys, datagram []byte) (channel uint16, carried []byt
 	}
 	// The tag of nothing, under the peer's key: made again and compared.
 	binary.BigEndian.PutUint64(c.nonce[4:], counter)
-	c.ad = append(append(c.ad[:0], datagram[:HeaderSize]...), datagram[RelaySize:]...)
-	tag := k.check.Seal(c.tag[:0], c.nonce[:], nil, c.ad)
-	if subtle.ConstantTimeCompare(tag[:RelayTag], datagram[HeaderSize:RelaySize]) != 1 {
+	copy(c.mark[:], datagram[HeaderSize:])
+	tag := k.check.Seal(c.tag[:0], c.nonce[:], nil, covered(datagram))
+	copy(datagram[HeaderSize:], c.mark[:])
+	if subtle.ConstantTimeCompare(tag[:RelayTag], c.mark[:]) != 1 {
 		return 0, nil, DropForged, ErrRecord
 	}
 	if k.checks == nil {

@@ -216,6 +216,38 @@ func TestWornKeysAreRenewed(t *testing.T) {
 	}
 }
 
+// TestRootsChange: nodes that know a new root meet under it, those that do not
+// yet meet under the old, and a session outlives both.
+func TestRootsChange(t *testing.T) {
+	g, n, a, b := pair(t)
+	before, after := g.root, [32]byte{7}
+	n.open(a, b)
+	n.run(time.Second)
+	n.do(a, Roots{[][32]byte{after, before}})
+	if !n.say(a, b, "x") {
+		t.Error("a session ended with the roots")
+	}
+	c := g.node("c", g.holder("carol", 0, 0), nil) // knows the old one only
+	n.peers = append(n.peers, c)
+	n.open(c, a)
+	n.run(time.Second)
+	if c.up == nil || c.up.Peer() != a.id {
+		t.Errorf("under the old root: %v", c.log)
+	}
+	n.do(c, Roots{[][32]byte{after}})
+	n.open(b, c) // under the root of before
+	n.run(10 * time.Second)
+	if c.Counters().Drops[DropGrid] == 0 {
+		t.Error("a root that is gone is served")
+	}
+	n.do(b, Roots{[][32]byte{after}})
+	n.open(b, c)
+	n.run(time.Second)
+	if c.up.Peer() != b.id {
+		t.Errorf("under the new root: %v", c.log)
+	}
+}
+
 func TestCloseTellsThePeer(t *testing.T) {
 	_, n, a, b := pair(t)
 	n.open(a, b)
@@ -231,12 +263,22 @@ func TestCloseTellsThePeer(t *testing.T) {
 func TestRestartedPeerReplacesItsSession(t *testing.T) {
 	_, n, a, b := pair(t)
 	n.open(a, b)
+	n.do(a, Open{Peer: b.id, Purpose: "one", Via: Direct(b.at)})
 	n.run(time.Second)
+	other := b.Session(a.id, "one")
+	if other == nil || len(b.sessions) != 2 {
+		t.Fatal(b.log)
+	}
 	// The same node ID with a new static key needs the node's own key; so the
 	// peer's memory of the static is changed instead, as if it had been another.
-	b.up.static[0] ^= 1
+	for _, s := range b.sessions {
+		s.static[0] ^= 1
+	}
 	n.open(a, b)
 	n.run(time.Second)
+	if !other.down || b.Session(a.id, "one") != nil {
+		t.Error("the session for another purpose, whose keys nobody has, goes on")
+	}
 	if got := strings.Join(b.log, ", "); !strings.Contains(got, "down the peer began anew, up offer of") {
 		t.Error(got)
 	}

@@ -26,8 +26,8 @@ func (w *window) fresh(counter uint64) bool {
 // accept marks a counter for which fresh has just been true.
 func (w *window) accept(counter uint64) {
 	if counter >= w.next {
-		last := w.next / 64 // the word of next is clear from next on
-		for word := last + 1; word <= counter/64 && word <= last+windowWords; word++ {
+		first := (w.next + 63) / 64 // word without a counter seen: it may hold those of a round before
+		for word := first; word <= counter/64 && word < first+windowWords; word++ {
 			w.bits[word%windowWords] = 0
 		}
 		w.next = counter + 1

@@ -2,12 +2,24 @@
 // to and from endpoints, over UDP or over a twin in memory.
 //
 //	node --- Conn.ReadFrom / Conn.WriteTo --- endpoint <-> endpoint
+//	     --- Batch.Receive / Batch.Transmit    many datagrams a call
+//
+// A Message is a run of datagrams for one endpoint, all of one length but the
+// last, which Linux takes and gives in one piece: UDP_SEGMENT and UDP_GRO
+// (udp(7)), several of them by sendmmsg(2) and recvmmsg(2). Where a network
+// device or the kernel refuses segmentation (EIO, EINVAL), the same run goes
+// out datagram by datagram from then on.
+//
+//	Data  ┌─────────┬─────────┬─────────┬────┐
+//	      │ Segment │ Segment │ Segment │    │
+//	      └─────────┴─────────┴─────────┴────┘
 //
 // IPv4 endpoints are always plain netip addresses, never IPv4-mapped IPv6, so
-// that an endpoint has one form. The package knows no protocol and keeps no
-// global state. Limits on purpose, until there is a data path to measure: one
-// datagram a call, the kernel's default socket buffers, and answers leave from
-// the address the kernel's route chooses.
+// that an endpoint has one form. A UDP socket asks for buffers of 8 MiB: with
+// the kernel's 208 KiB, which three such runs fill, nebula loses half of its
+// speed to retransmissions. The package knows no protocol and keeps no global
+// state. Limit on purpose: answers leave from the address the kernel's route
+// chooses.
 package transport
 
 import (
@@ -45,6 +57,82 @@ type Conn interface {
 	Close() error
 }
 
+// Message is a run of datagrams to or from one endpoint.
+type Message struct {
+	Data    []byte         // datagrams of Segment bytes, the last may be shorter
+	Segment int            // 0, or at least len(Data): Data is one datagram
+	Peer    netip.AddrPort // who sent them, or is to get them
+}
+
+// Next cuts the first datagram off rest, which is a message's Data at first.
+func (m *Message) Next(rest []byte) (datagram, after []byte) {
+	if m.Segment <= 0 || m.Segment >= len(rest) {
+		return rest, nil
+	}
+	return rest[:m.Segment], rest[m.Segment:]
+}
+
+// MaxSegments is how many datagrams a message to be transmitted may have: what
+// every Linux with UDP_SEGMENT takes.
+const MaxSegments = 64
+
+// Batch is a Conn that carries many datagrams a call. From its first Receive
+// on, nobody may call ReadFrom.
+type Batch interface {
+	Conn
+
+	// Receive waits until something has come and returns how many messages,
+	// in ms from the first. Their Data is in the memory that Data had, up to its
+	// capacity: MaxDatagram bytes lose nothing. One goroutine may call it. After
+	// Close it returns ErrClosed; any other error is final too.
+	Receive(ms []Message) (n int, err error)
+
+	// Transmit sends messages and returns how many datagrams the kernel has
+	// refused. Its error is ErrClosed. It keeps nothing.
+	Transmit(ms []Message) (refused int, err error)
+}
+
+// Batched returns c itself if it is a Batch, and one around it if it is not.
+func Batched(c Conn) Batch {
+	if b, ok := c.(Batch); ok {
+		return b
+	}
+	return oneByOne{c}
+}
+
+// oneByOne is a Batch for a Conn that carries a datagram a call.
+type oneByOne struct{ Conn }
+
+func (c oneByOne) Receive(ms []Message) (int, error) {
+	if len(ms) == 0 {
+		return 0, nil
+	}
+	room := ms[0].Data[:cap(ms[0].Data)]
+	n, from, err := c.ReadFrom(room)
+	if err != nil {
+		return 0, err
+	}
+	ms[0] = Message{Data: room[:n], Peer: from}
+	return 1, nil
+}
+
+func (c oneByOne) Transmit(ms []Message) (refused int, err error) {
+	for i := range ms {
+		m := &ms[i]
+		for d, rest := m.Next(m.Data); ; d, rest = m.Next(rest) {
+			if err := c.WriteTo(d, m.Peer); errors.Is(err, ErrClosed) {
+				return refused, err
+			} else if err != nil {
+				refused++
+			}
+			if rest == nil {
+				break
+			}
+		}
+	}
+	return refused, nil
+}
+
 // Underlay opens endpoints.
 type Underlay interface {
 	// Listen opens local. An invalid or unspecified address means every
@@ -67,7 +155,7 @@ func (UDP) Listen(local netip.AddrPort) (Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return udpConn{conn}, nil
+	return newUDP(conn)
 }
 
 type udpConn struct{ conn *net.UDPConn }
@@ -102,6 +190,15 @@ func plain(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr()
 type Memory struct {
 	mu    sync.Mutex
 	conns map[netip.AddrPort]*memoryConn
+	lose  func(from, to netip.AddrPort) bool
+}
+
+// Lose sets which datagrams are lost; nil: none. It is called by the senders'
+// goroutines, one at a time.
+func (m *Memory) Lose(lose func(from, to netip.AddrPort) bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.lose = lose
 }
 
 // memoryQueue is how many datagrams wait at an endpoint before one is lost.
@@ -164,6 +261,9 @@ func (c *memoryConn) WriteTo(b []byte, to netip.AddrPort) error {
 	}
 	c.network.mu.Lock()
 	peer := c.network.conns[plain(to)]
+	if c.network.lose != nil && c.network.lose(c.local, plain(to)) {
+		peer = nil
+	}
 	c.network.mu.Unlock()
 	if peer != nil {
 		select {

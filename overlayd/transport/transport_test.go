@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -89,6 +90,99 @@ func conform(t *testing.T, u Underlay, addrA, addrB netip.AddrPort) {
 			t.Errorf("second Close: %v", err)
 		}
 	})
+}
+
+// TestBatchConforms is what a Batch must do, whatever is below it.
+func TestBatchConforms(t *testing.T) {
+	memory := &Memory{}
+	for _, c := range []struct {
+		name string
+		u    Underlay
+		a, b string
+		set  func(Batch)
+	}{
+		{"UDP", UDP{}, "127.0.0.1:0", "127.0.0.1:0", func(Batch) {}},
+		{"UDP over IPv6", UDP{}, "[::1]:0", "[::1]:0", func(Batch) {}},
+		{"UDP without segmentation", UDP{}, "127.0.0.1:0", "127.0.0.1:0", withoutSegmentation},
+		{"memory", memory, "192.0.2.1:4242", "192.0.2.2:4242", func(Batch) {}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			conns := [2]Batch{}
+			for i, text := range []string{c.a, c.b} {
+				conn, err := c.u.Listen(netip.MustParseAddrPort(text))
+				if err != nil {
+					t.Skip(err)
+				}
+				defer conn.Close()
+				conns[i] = Batched(conn)
+			}
+			a, b := conns[0], conns[1]
+			c.set(a)
+			run := func(datagrams, size, last int) Message {
+				m := Message{Segment: size, Peer: b.LocalAddr()}
+				for i := range datagrams {
+					n := size
+					if i == datagrams-1 {
+						n = last
+					}
+					m.Data = append(m.Data, bytes.Repeat([]byte{byte(datagrams), byte(i)}, n)[:n]...)
+				}
+				return m
+			}
+			nowhere := Message{Data: []byte("x"), Peer: netip.MustParseAddrPort("192.0.2.9:0")}
+			if c.u == memory {
+				nowhere.Data = make([]byte, MaxDatagram+1) // refused; port 0 is lost
+			}
+			sent := []Message{run(1, 10, 10), run(5, 100, 30), run(3, 1200, 1200), nowhere, run(40, 1300, 1), run(MaxSegments, 900, 900)}
+			refused, err := a.Transmit(sent)
+			if refused != 1 || err != nil {
+				t.Errorf("Transmit: %d datagrams refused, %v; want the one to port 0", refused, err)
+			}
+			var want, got [][]byte
+			for _, m := range slices.Delete(sent, 3, 4) {
+				want = append(want, datagrams(m)...)
+			}
+			ms := make([]Message, 4)
+			for i := range ms {
+				ms[i].Data = make([]byte, MaxDatagram)
+			}
+			for len(got) < len(want) {
+				n, err := b.Receive(ms)
+				if err != nil || n < 1 {
+					t.Fatal(n, err)
+				}
+				for _, m := range ms[:n] {
+					if m.Peer != a.LocalAddr() {
+						t.Errorf("from %s, want %s", m.Peer, a.LocalAddr())
+					}
+					for _, d := range datagrams(m) {
+						got = append(got, bytes.Clone(d))
+					}
+				}
+			}
+			for i := range want {
+				if !bytes.Equal(got[i], want[i]) {
+					t.Fatalf("datagram %d: %d bytes, want %d", i, len(got[i]), len(want[i]))
+				}
+			}
+			go func() { time.Sleep(20 * time.Millisecond); b.Close() }()
+			if n, err := b.Receive(ms); !errors.Is(err, ErrClosed) {
+				t.Errorf("Receive after Close: %d, %v, want ErrClosed", n, err)
+			}
+			a.Close()
+			if _, err := a.Transmit(sent[:1]); !errors.Is(err, ErrClosed) {
+				t.Errorf("Transmit after Close: %v, want ErrClosed", err)
+			}
+		})
+	}
+}
+
+func datagrams(m Message) (all [][]byte) {
+	for d, rest := m.Next(m.Data); ; d, rest = m.Next(rest) {
+		if all = append(all, d); rest == nil {
+			return all
+		}
+	}
 }
 
 func TestUDPOnEveryAddress(t *testing.T) {

@@ -1,5 +1,7 @@
 package wire
 
+import "gridappliance/overlayd/nodeid"
+
 // Find asks the member nearest to the destination who it and its neighbours
 // are. Its body is empty.
 type Find struct{}
@@ -125,4 +127,27 @@ func ParseErr(b []byte) (Err, error) {
 	r := reader{b: b}
 	m := Err{Code: Code(r.u8()), About: Type(r.u8())}
 	return m, r.end(TypeErr)
+}
+
+// Newcomer tells a neighbour of a node that joins next to it, which it may call.
+//
+//	offset size
+//	0      30   the node, as it says of itself
+//	30     16   the peer it is connected to, over which it is reached
+type Newcomer struct {
+	Self Peer
+	Via  nodeid.ID
+}
+
+// Type returns TypeNewcomer.
+func (Newcomer) Type() Type { return TypeNewcomer }
+
+// Append appends the body.
+func (m Newcomer) Append(b []byte) []byte { return append(m.Self.append(b), m.Via[:]...) }
+
+// ParseNewcomer reads a body.
+func ParseNewcomer(b []byte) (Newcomer, error) {
+	r := reader{b: b}
+	m := Newcomer{Self: r.peer(), Via: r.id()}
+	return m, r.end(TypeNewcomer)
 }

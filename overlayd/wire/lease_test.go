@@ -2,11 +2,7 @@ package wire
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"os"
-	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 )
@@ -45,11 +41,7 @@ func certificate(votes int, key LeaseKey, known int) LeaseCertificate {
 }
 
 // leaseVectors are the messages of the leases.
-var leaseVectors = []struct {
-	name  string
-	m     Message
-	parse anyParse
-}{
+var leaseVectors = []vector{
 	{"hold", Hold{Nonce: 1, Epoch: 2, Holder: id(0x10), Instance: Instance{5}, Seq: 6, Term: 604800, Chain: [32]byte{7}, Key: nameKey, Signature: signed(3)}, parse(ParseHold)},
 	{"hold-proof", Hold{Nonce: 1, Epoch: 2, Holder: id(0x10), Seq: 7, Term: 604800, Key: addressKey, Proof: []Answer{vote, nack()}, Signature: signed(3)}, parse(ParseHold)},
 	{"vote", vote, parse(ParseAnswer)},
@@ -67,33 +59,8 @@ var leaseVectors = []struct {
 }
 
 func TestLeaseVectors(t *testing.T) {
-	for _, v := range leaseVectors {
-		file := filepath.Join("testdata", v.name+".hex")
-		got := v.m.Append(nil)
-		if *update {
-			if err := os.WriteFile(file, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := strings.TrimSpace(string(text)); hex.EncodeToString(got) != want {
-			t.Errorf("%s: Append gives %x, %s has %s", v.name, got, file, want)
-		}
-		if back, err := v.parse(got); err != nil || !reflect.DeepEqual(back, v.m) {
-			t.Errorf("%s: parsed %+v, %v", v.name, back, err)
-		}
-		for n := range got {
-			if _, err := v.parse(got[:n]); !errors.Is(err, ErrMalformed) {
-				t.Errorf("%s cut to %d bytes: %v", v.name, n, err)
-			}
-		}
-		if _, err := v.parse(append(got, 0)); !errors.Is(err, ErrMalformed) {
-			t.Errorf("%s with a byte more: %v", v.name, err)
-		}
-	}
+	check(t, leaseVectors)
+	cuts(t, leaseVectors)
 }
 
 func TestLeaseBounds(t *testing.T) {

@@ -45,6 +45,7 @@ type RelayOffer struct {
 const (
 	MaxCandidates = 8 // TRUST.md, "Relays, records, abuse"
 	MaxRelays     = 8
+	MaxPlaces     = 4
 )
 
 // Candidates says where the sender may be reached. It travels in the payloads
@@ -59,11 +60,21 @@ const (
 //	3      ...  each: 1 kind, 1 length of address (4 or 16), address, 2 port
 //	...    1    number of relays, at most 8
 //	...    18   each: 16 node ID, 2 round-trip time in ms
+//	...    1    number of places, at most 4
+//	...    12   each: 8 bootstrap, 4 handle
 type Candidates struct {
 	Mapping Mapping
 	Spray   bool
 	List    []Candidate
 	Relays  []RelayOffer
+	Places  []Place
+}
+
+// Place is one at a bootstrap (package bootstrap): who has another place there
+// can send to this one.
+type Place struct {
+	Bootstrap [8]byte // drawn by the bootstrap when it started
+	Handle    uint32
 }
 
 // Type returns TypeCandidates.
@@ -84,6 +95,11 @@ func (m Candidates) Append(b []byte) []byte {
 		b = append(b, r.ID[:]...)
 		b = binary.BigEndian.AppendUint16(b, r.RTT)
 	}
+	b = append(b, byte(len(m.Places)))
+	for _, p := range m.Places {
+		b = append(b, p.Bootstrap[:]...)
+		b = binary.BigEndian.AppendUint32(b, p.Handle)
+	}
 	return b
 }
 
@@ -102,6 +118,12 @@ func ParseCandidates(b []byte) (Candidates, error) {
 	}
 	for range r.count(MaxRelays, nodeid.Size+2) {
 		m.Relays = append(m.Relays, RelayOffer{ID: r.id(), RTT: r.u16()})
+	}
+	for range r.count(MaxPlaces, 12) {
+		var p Place
+		copy(p.Bootstrap[:], r.take(8))
+		p.Handle = r.u32()
+		m.Places = append(m.Places, p)
 	}
 	return m, r.end(TypeCandidates)
 }

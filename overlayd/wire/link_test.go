@@ -2,26 +2,17 @@ package wire
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"reflect"
-	"strings"
 	"testing"
 
 	"gridappliance/overlayd/nodeid"
 )
 
-var linkVectors = []struct {
-	name  string
-	m     Message
-	parse anyParse
-}{
+var linkVectors = []vector{
 	{"candidates", Candidates{Mapping: EndpointIndependent, List: []Candidate{
 		{ReflexiveCandidate, netip.MustParseAddrPort("198.51.100.7:4242")}, {HostCandidate, netip.MustParseAddrPort("[2001:db8::7]:4242")}},
-		Relays: []RelayOffer{{nodeid.ID{1, 2, 3}, 25}}}, parse(ParseCandidates)},
+		Relays: []RelayOffer{{nodeid.ID{1, 2, 3}, 25}}, Places: []Place{{[8]byte{0xb0, 7: 0x0b}, 7}}}, parse(ParseCandidates)},
 	{"candidates-spray", Candidates{Mapping: AddressDependent, Spray: true, List: []Candidate{
 		{ReflexiveCandidate, netip.MustParseAddrPort("198.51.100.7:4242")}}}, parse(ParseCandidates)},
 	{"check", Check{[8]byte{1, 2, 3, 4, 5, 6, 7, 8}, netip.MustParseAddrPort("198.51.100.7:4242")}, parse(ParseCheck)},
@@ -30,33 +21,8 @@ var linkVectors = []struct {
 }
 
 func TestLinkVectors(t *testing.T) {
-	for _, v := range linkVectors {
-		file := filepath.Join("testdata", v.name+".hex")
-		got := v.m.Append(nil)
-		if *update {
-			if err := os.WriteFile(file, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if want := strings.TrimSpace(string(text)); hex.EncodeToString(got) != want {
-			t.Errorf("%s: Append gives %x, %s has %s", v.name, got, file, want)
-		}
-		if back, err := v.parse(got); err != nil || !reflect.DeepEqual(back, v.m) {
-			t.Errorf("%s: parsed %+v, %v", v.name, back, err)
-		}
-		for n := range got {
-			if _, err := v.parse(got[:n]); !errors.Is(err, ErrMalformed) {
-				t.Errorf("%s cut to %d bytes: %v", v.name, n, err)
-			}
-		}
-		if _, err := v.parse(append(got, 0)); !errors.Is(err, ErrMalformed) {
-			t.Errorf("%s with a byte more: %v", v.name, err)
-		}
-	}
+	check(t, linkVectors)
+	cuts(t, linkVectors)
 }
 
 func TestLinkBounds(t *testing.T) {

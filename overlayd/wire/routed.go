@@ -39,7 +39,8 @@ const (
 //	16     16   destination
 //	32     16   source
 //	48     4    RPC number; an answer carries its request's
-//	52     16   via of the destination, if flagged
+//	52     4    hop number: the next hop acknowledges it by Receipt; 0: it need not
+//	56     16   via of the destination, if flagged
 //	...    16   via of the source, if flagged
 //	...    n    extension, then the payload's body to the end
 //
@@ -54,16 +55,23 @@ type Header struct {
 	To          Target
 	Src, SrcVia nodeid.ID // a zero SrcVia is none
 	RPC         uint32
+	Hop         uint32 // of the session it is sent in; 0: no Receipt wanted
 }
 
 // NoPromise is larger than any promised distance.
 const NoPromise = ^uint64(0)
 
 // HeaderSize is the length of the longest header.
-const HeaderSize = 84
+const HeaderSize = 88
 
 // MaxPayload is the longest body that a Routed message with any header holds.
 const MaxPayload = MaxMessage - 1 - HeaderSize
+
+// MaxCarried is the longest body of type TypeSession: a packet of 1,280 bytes,
+// the least that IPv6 asks for, in a record. The message is longer than
+// MaxMessage then, and its datagram 1,425 bytes, which every path carries that
+// carries 1,500 less what PPPoE takes.
+const MaxCarried = 1280 + 28
 
 // Routed is a payload on its way.
 type Routed struct {
@@ -94,6 +102,7 @@ func (m Routed) Append(b []byte) []byte {
 	b = append(b, m.To.ID[:]...)
 	b = append(b, m.Src[:]...)
 	b = binary.BigEndian.AppendUint32(b, m.RPC)
+	b = binary.BigEndian.AppendUint32(b, m.Hop)
 	if flags&flagDstVia != 0 {
 		b = append(b, m.To.Via[:]...)
 	}
@@ -115,7 +124,7 @@ func ParseRouted(b []byte) (Routed, error) {
 	m.Payload, m.Version, m.Service = Type(r.u8()), r.u8(), r.u16()
 	extension := int(r.u16())
 	m.Promise = r.u64()
-	m.To.ID, m.Src, m.RPC = r.id(), r.id(), r.u32()
+	m.To.ID, m.Src, m.RPC, m.Hop = r.id(), r.id(), r.u32(), r.u32()
 	if flags&flagDstVia != 0 {
 		m.To.Via = r.id()
 		r.bound(m.To.Via != nodeid.ID{})
@@ -127,4 +136,24 @@ func ParseRouted(b []byte) (Routed, error) {
 	m.Extension = r.take(extension)
 	m.Body = r.take(len(r.b))
 	return m, r.end(TypeRouted)
+}
+
+// Receipt acknowledges a Routed message to the node that sent it on, before
+// anything is done with it. It says nothing about what becomes of it.
+//
+//	offset size
+//	0      4    hop number
+type Receipt struct{ Hop uint32 }
+
+// Type returns TypeReceipt.
+func (Receipt) Type() Type { return TypeReceipt }
+
+// Append appends the body.
+func (m Receipt) Append(b []byte) []byte { return binary.BigEndian.AppendUint32(b, m.Hop) }
+
+// ParseReceipt reads a body.
+func ParseReceipt(b []byte) (Receipt, error) {
+	r := reader{b: b}
+	m := Receipt{Hop: r.u32()}
+	return m, r.end(TypeReceipt)
 }

@@ -2,14 +2,8 @@ package wire
 
 import (
 	"bytes"
-	"encoding/hex"
 	"errors"
-	"os"
-	"path/filepath"
-	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 func hash(first byte) (h [32]byte) {
@@ -27,11 +21,7 @@ var (
 )
 
 // storeVectors are the messages of dht, gossip and piece.
-var storeVectors = []struct {
-	name  string
-	m     Message
-	parse anyParse
-}{
+var storeVectors = []vector{
 	{"fetch", Fetch{Root: hash(1), Size: 1000, First: 1, Mask: 3}, parse(ParseFetch)},
 	{"piece", somePiece, parse(ParsePiece)},
 	{"gossip", Gossip{Flags: GossipConfirm, Versions: versions, Page: 1, Pages: 2, Objects: []Object{
@@ -49,34 +39,7 @@ var storeVectors = []struct {
 }
 
 func TestStoreVectors(t *testing.T) {
-	for _, v := range storeVectors {
-		file := filepath.Join("testdata", v.name+".hex")
-		got := v.m.Append(nil)
-		if *update {
-			if err := os.WriteFile(file, []byte(hex.EncodeToString(got)+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := hex.DecodeString(strings.TrimSpace(string(text)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !bytes.Equal(got, want) {
-			t.Errorf("%s: Append gives %x, %s has %x", v.name, got, file, want)
-		}
-		back, err := v.parse(want)
-		if err != nil {
-			t.Errorf("%s: %v", v.name, err)
-			continue
-		}
-		if diff := cmp.Diff(any(v.m), any(back)); diff != "" {
-			t.Errorf("%s: Parse differs:\n%s", v.name, diff)
-		}
-	}
+	check(t, storeVectors)
 }
 
 // TestStoreCuts cuts each vector short. Where a piece ends a message, its data

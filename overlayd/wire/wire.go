@@ -5,7 +5,7 @@
 //	+------+-----------------------------------------------------------+
 //	| type | body                                                      |
 //	+------+-----------------------------------------------------------+
-//	   5   | Header (52 to 84) | extension | payload's body            |
+//	   5   | Header (56 to 88) | extension | payload's body            |
 //
 // A link message is a type byte and a body. One of them, Routed, carries a
 // payload onward to a node ID; its header names the payload's type. Types are
@@ -21,7 +21,8 @@
 //
 // Numbers are big-endian. A parsed message's byte slices lie in the datagram.
 // No Parse allocates more than a small multiple of what it was given, and no
-// message is longer than MaxMessage. Everything is safe for concurrent use, as
+// message is longer than MaxMessage, but for one that carries a session's record
+// (MaxCarried). Everything is safe for concurrent use, as
 // there is no state.
 //
 // Sources: research/overlay.md §9.1 and TRUST.md, "Relays, records, abuse".
@@ -52,6 +53,8 @@ const (
 	TypeCandidates  Type = 12
 	TypeCheck       Type = 13
 	TypeCheckAnswer Type = 14
+	TypeReceipt     Type = 15
+	TypeNewcomer    Type = 16
 )
 
 // Types of payloads of a Routed message.
@@ -95,7 +98,7 @@ var names = map[Type]string{
 	TypePing: "ping", TypePong: "pong", TypeNeighAsk: "neigh-ask", TypeNeigh: "neigh", TypeRouted: "routed",
 	TypeLink: "link", TypeLinkAnswer: "link-answer", TypeUnlink: "unlink", TypeProbeFor: "probe-for",
 	TypeProbeResult: "probe-result", TypeRelay: "relay", TypeCandidates: "candidates", TypeCheck: "check",
-	TypeCheckAnswer: "check-answer", TypeFind: "find", TypeFound: "found", TypeJoin: "join",
+	TypeCheckAnswer: "check-answer", TypeReceipt: "receipt", TypeNewcomer: "newcomer", TypeFind: "find", TypeFound: "found", TypeJoin: "join",
 	TypeJoinAnswer: "join-answer", TypeGet: "get", TypePut: "put", TypeRecords: "records",
 	TypePutAnswer: "put-answer", TypeHold: "hold", TypeVote: "vote", TypeNack: "nack", TypeRelease: "release",
 	TypeShow: "show", TypeSession: "session", TypeGossip: "gossip", TypeFetch: "fetch", TypePiece: "piece",

@@ -41,8 +41,8 @@ func (rs Results) Write(document string) error {
 // generated is the tables and the plots.
 func (rs Results) generated(pictures string) string {
 	var b strings.Builder
-	s := rs["steady"]
-	fmt.Fprintf(&b, "\n%d machines and %d bootstrap nodes, seed %d.\n\n", s.Nodes, s.Bootstraps, s.Seed)
+	n := rs.most()
+	fmt.Fprintf(&b, "\n%d machines and %d bootstrap nodes where nothing else is said; seed %d.\n\n", n, n/20, rs["nat"].Seed)
 	b.WriteString("### Beside the goals and published figures\n\n" + rs.Table())
 	b.WriteString("\n### Ring code without datagrams\n\n" + rs.Coarse())
 	b.WriteString("\n### What each run cost\n\n" + rs.Costs())

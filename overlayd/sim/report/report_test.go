@@ -112,6 +112,25 @@ func TestResume(t *testing.T) {
 	if rs, err := Load(Order{Dir: o.Dir, Nodes: 200}); err != nil || len(rs) != 0 {
 		t.Errorf("of another size: %v, %v", rs, err)
 	}
+	if rs, err := Load(Order{Dir: o.Dir, Nodes: 200, Smaller: true}); err != nil || rs["churn-10m"].Nodes != 100 {
+		t.Errorf("of a smaller size, which will do: %v, %v", rs, err)
+	}
+	if rs, err := Load(Order{Dir: o.Dir, Nodes: 50, Smaller: true}); err != nil || len(rs) != 0 {
+		t.Errorf("of a larger size: %v, %v", rs, err)
+	}
+}
+
+// TestSmallerRunsAreNamed: the table says of how many machines a figure is when
+// other runs have more.
+func TestSmallerRunsAreNamed(t *testing.T) {
+	rs := Results{
+		"nat":       {Nodes: 1000, Figures: map[string]float64{"success": 1}},
+		"churn-10m": {Nodes: 100, Figures: map[string]float64{"success": 1}},
+	}
+	text := rs.Table()
+	if !strings.Contains(text, "| lookups right, median session 10 min | 100 % (100 machines) |") || !strings.Contains(text, "| lookups right, 70 % behind NATs | 100 % |") {
+		t.Error(text)
+	}
 }
 
 // TestWriteDocument is the last step of make sim.

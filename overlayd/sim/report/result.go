@@ -71,11 +71,15 @@ type Order struct {
 	Nodes  int      // SIM_NODES
 	Coarse int      // of the run coarse: SIM_COARSE
 	Only   []string // SIM: these runs, anew; empty: all that have no result yet
+
+	// Smaller takes results of fewer nodes into the document: SIM_SMALLER. The
+	// document says of how many.
+	Smaller bool
 }
 
 // Ordered reads the environment.
 func Ordered() (Order, error) {
-	o := Order{Dir: os.Getenv("SIM_DIR"), Only: strings.Fields(strings.ReplaceAll(os.Getenv("SIM"), ",", " "))}
+	o := Order{Dir: os.Getenv("SIM_DIR"), Only: strings.Fields(strings.ReplaceAll(os.Getenv("SIM"), ",", " ")), Smaller: os.Getenv("SIM_SMALLER") != ""}
 	if o.Dir == "" {
 		return o, nil
 	}
@@ -145,13 +149,14 @@ func (o Order) size(run string) int {
 	return o.Nodes
 }
 
-// Load reads the results there are of runs of the sizes that are ordered.
+// Load reads the results there are of runs of the sizes that are ordered, and of
+// smaller ones if they will do.
 func Load(o Order) (Results, error) {
 	rs := Results{}
 	for _, run := range Runs {
 		r, err := load(o.Dir, run)
 		switch {
-		case err == nil && r.Nodes == o.size(run):
+		case err == nil && (r.Nodes == o.size(run) || o.Smaller && r.Nodes < o.size(run)):
 			rs[run] = r
 		case err == nil: // of another size
 		case !errors.Is(err, fs.ErrNotExist):

@@ -115,6 +115,11 @@ var table = []row{
 	{"one ring after a cut healed", "split", "recovered", seconds, 60, shafaat},
 	{"load: busiest node forwards, times the mean", "steady", "load", number, 8, hubs},
 	{"load, 70 % behind NATs", "nat", "load", number, 8, hubs},
+	{"load, 70 % behind NATs, with datagrams relayed for others", "nat", "carried", number, none, "who is connected directly with both ends relays: mostly the third with public addresses"},
+	{"a live member skipped by its predecessor, the longest, looked at every 10 s", "nat", "skipped.longest", seconds, 0, zave},
+	{"the same, median session 10 min", "churn-10m", "skipped.longest", seconds, none, zave},
+	{"the same, median session 1.4 min", "churn-84s", "skipped.longest", seconds, none, zave},
+	{"lists out of order, connections over the bound: looks at every node, median session 1.4 min", "churn-84s", "broken", number, 0, "—"},
 	{"connections of a node, mean", "steady", "degree", number, none, "model of 10,000: 18"},
 	{"connections of a node, most", "nat", "degree.max", number, none, hubs},
 	{"state of a node, as memory of the simulation", "steady", "heap.node", bytes, none, "of this project's first plan: 8 KiB"},
@@ -147,10 +152,23 @@ func (rs Results) Table() string {
 			if r.unit == seconds && v >= never {
 				text = "not within the run"
 			}
+			if n := rs[r.run].Nodes; n < rs.most() && !strings.HasPrefix(r.run, "coarse") {
+				text += fmt.Sprintf(" (%d machines)", n)
+			}
 		}
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s |\n", r.what, text, r.unit.goal(r.goal), met, r.published)
 	}
 	return b.String()
+}
+
+// most is how many machines the largest run with datagrams has.
+func (rs Results) most() (n int) {
+	for run, r := range rs {
+		if !strings.HasPrefix(run, "coarse") {
+			n = max(n, r.Nodes)
+		}
+	}
+	return n
 }
 
 // never stands for a time that did not come; in seconds.

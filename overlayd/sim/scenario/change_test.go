@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"os"
 	"slices"
 	"testing"
 	"time"
@@ -139,9 +140,20 @@ func (s *Site) parts(t *testing.T) {
 }
 
 // TestClone copies a running machine's disk into two others: one that does not
-// notice, and one whose daemon did, and began with a new key and instance.
+// notice, and one whose daemon did, and began with a new key and instance. Of
+// three seeds, with LONG set of forty.
 func TestClone(t *testing.T) {
-	s := NewSite(found(t, 3, 60, 3600), Config{Seed: 13, Machines: 6, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
+	seeds := uint64(3)
+	if os.Getenv("LONG") != "" {
+		seeds = 40
+	}
+	for seed := range seeds {
+		s := NewSite(found(t, 3, 60, 3600), Config{Seed: seed, Machines: 6, Bootstraps: 3, Net: sim.Usual, NAT: Wild, Drift: 100}, false)
+		s.clone(t)
+	}
+}
+
+func (s *Site) clone(t *testing.T) {
 	s.Start(5, 190*time.Second)
 	s.distinct(t)
 	m := s.World.Machines[5]
@@ -153,18 +165,18 @@ func TestClone(t *testing.T) {
 	s.Run(s.Now() + time.Minute)
 	s.distinct(t)
 	if len(s.Told) != 0 {
-		t.Errorf("alarms before there is a copy: %v", s.Told)
+		t.Errorf("seed %d: alarms before there is a copy: %v", s.Seed, s.Told)
 	}
 	began := s.Now()
 	s.Up(blind)
 	told := func(m *Machine) bool {
 		return slices.ContainsFunc(s.Told[m], func(a core.Alarm) bool { return a.Node == m.Node.ID() })
 	}
-	for !(told(m) && told(blind)) && s.Now() < began+15*time.Minute {
+	for !(told(m) && told(blind)) && s.Now() < began+2*time.Minute {
 		s.Run(s.Now() + time.Second)
 	}
 	if !told(m) || !told(blind) {
-		t.Errorf("after %v the machine was told: %v, its copy: %v", s.Now()-began, told(m), told(blind))
+		t.Errorf("seed %d: after %v the machine was told: %v, its copy: %v", s.Seed, s.Now()-began, told(m), told(blind))
 	}
-	t.Logf("machine and copy both told after %v", s.Now()-began)
+	t.Logf("seed %d: machine and copy both told after %v", s.Seed, s.Now()-began)
 }

@@ -6,7 +6,6 @@ import (
 	"math"
 	"runtime"
 	"slices"
-	"sort"
 	"time"
 
 	"gridappliance/overlayd/core"
@@ -220,7 +219,7 @@ func (w *World) Running() (n int) {
 // add returns a + b, and with a sign of -1 a - b.
 func add(a, b core.Counters, sign int64) core.Counters {
 	for _, c := range []struct{ to, by *uint64 }{
-		{&a.Forwarded, &b.Forwarded}, {&a.Delivered, &b.Delivered}, {&a.Relayed, &b.Relayed}, {&a.Malformed, &b.Malformed},
+		{&a.Forwarded, &b.Forwarded}, {&a.Diverted, &b.Diverted}, {&a.Repeated, &b.Repeated}, {&a.Unacknowledged, &b.Unacknowledged}, {&a.Delivered, &b.Delivered}, {&a.Relayed, &b.Relayed}, {&a.Malformed, &b.Malformed},
 		{&a.Unknown, &b.Unknown}, {&a.NoRoute, &b.NoRoute}, {&a.Expired, &b.Expired}, {&a.TooLong, &b.TooLong},
 	} {
 		*c.to += uint64(sign) * *c.by
@@ -231,25 +230,27 @@ func add(a, b core.Counters, sign int64) core.Counters {
 // Report is what a phase found. Figures that a phase does not ask for
 // are zero.
 type Report struct {
-	Name     string
-	Config   Config `json:"-"`
-	Members  int
-	Running  int
-	Joins    Durations
-	Attaches Durations
-	Lookups  Lookups
-	Counters core.Counters
-	Net      string
+	Name       string
+	Config     Config `json:"-"`
+	Members    int
+	Running    int
+	Joins      Durations
+	Attaches   Durations
+	Lookups    Lookups
+	Counters   core.Counters
+	Net        string
+	Invariants Invariants
 
-	Consistent  float64       // share of right successors in the end
-	Recovered   time.Duration // from the event to all successors right
-	BytesPerSec float64       // sent by a node, UDP payload, without lookups
-	PktsPerSec  float64
-	LoadMaxMean float64   // payloads and datagrams carried for others: the busiest node to the mean
-	Load        []float64 // what each node forwarded, the least first
-	Degree      float64   // mean connections of a node
-	DegreeMax   int
-	HeapPerNode int // bytes
+	Consistent     float64       // share of right successors in the end
+	Recovered      time.Duration // from the event to all successors right
+	BytesPerSec    float64       // sent by a node, UDP payload, without lookups
+	PktsPerSec     float64
+	LoadMaxMean    float64   // payloads forwarded: the busiest node to the mean
+	CarriedMaxMean float64   // the same with datagrams that were relayed for others
+	Load           []float64 // what each node forwarded, the least first
+	Degree         float64   // mean connections of a node
+	DegreeMax      int
+	HeapPerNode    int // bytes
 
 	Virtual, Real time.Duration
 	Events        uint64
@@ -296,6 +297,7 @@ func (r *run) end() *Report {
 	p.Real, p.Virtual, p.Events = time.Since(r.since), w.Now()-r.virtual, w.Steps-r.events
 	p.Members, p.Running, p.Consistent = len(w.members), w.Running(), w.Consistent()
 	p.Joins, p.Attaches, p.Lookups = w.Joins, w.Attaches, w.Lookups
+	p.Invariants, w.Invariants = w.Invariants, Invariants{}
 	counts := w.moved
 	w.running(func(m *Machine) { counts = add(counts, m.Node.Counters(), 1) })
 	p.Counters = add(counts, r.counts, -1)
@@ -329,35 +331,44 @@ func (r *run) traffic(over time.Duration) {
 	r.BytesPerSec, r.PktsPerSec = bytes/n/over.Seconds(), pkts/n/over.Seconds()
 }
 
-// carried counts the payloads and datagrams of others.
-func (m *Machine) carried() uint64 {
-	c := m.Node.Counters()
+// relayed counts the datagrams of others.
+func (m *Machine) relayed() uint64 {
+	c := m.Node.Counters().Relayed
 	if p, ok := m.links.(*plain); ok {
-		c.Relayed += p.carried
+		c += p.carried
 	}
-	return c.Forwarded + c.Relayed
+	return c
 }
 
-// load measures who forwards how much while members look up.
+// load measures who forwards how much, and relays besides, while members look up.
 func (r *run) load(lookups int, over time.Duration) {
-	before := map[*core.Node]uint64{}
-	r.running(func(m *Machine) { before[m.Node] = m.carried() })
+	type done struct{ forwarded, relayed uint64 }
+	of := func(m *Machine) done { return done{m.Node.Counters().Forwarded, m.relayed()} }
+	before := map[*core.Node]done{}
+	r.running(func(m *Machine) { before[m.Node] = of(m) })
 	r.Look(lookups, over)
 	r.Run(r.Now() + over + core.LookupTime)
-	var all []float64
-	sum := 0.0
+	var forwarded, all []float64
 	r.running(func(m *Machine) {
 		if b, ok := before[m.Node]; ok {
-			f := float64(m.carried() - b)
-			all = append(all, f)
-			sum += f
+			d := of(m)
+			forwarded = append(forwarded, float64(d.forwarded-b.forwarded))
+			all = append(all, float64(d.forwarded-b.forwarded+d.relayed-b.relayed))
 		}
 	})
-	sort.Float64s(all)
-	r.Load = all
-	if sum > 0 {
-		r.LoadMaxMean = all[len(all)-1] / (sum / float64(len(all)))
+	slices.Sort(forwarded)
+	r.Load, r.LoadMaxMean, r.CarriedMaxMean = forwarded, maxMean(forwarded), maxMean(all)
+}
+
+func maxMean(all []float64) float64 {
+	sum := 0.0
+	for _, x := range all {
+		sum += x
 	}
+	if sum == 0 {
+		return 0
+	}
+	return slices.Max(all) / (sum / float64(len(all)))
 }
 
 // recover runs on until every successor is right, up to a limit, and notes how
@@ -393,13 +404,18 @@ func (p *Report) Print(to io.Writer) {
 	}
 	f("  degree   mean %.1f, most %d", p.Degree, p.DegreeMax)
 	if p.LoadMaxMean > 0 {
-		f("  load     forwarded max/mean %.1f", p.LoadMaxMean)
+		f("  load     forwarded max/mean %.1f, with what is relayed %.1f", p.LoadMaxMean, p.CarriedMaxMean)
 	}
 	if p.Recovered > 0 {
 		f("  healed   %v after", p.Recovered.Round(time.Second))
 	}
 	for _, n := range p.Notes {
 		f("  note     %s", n)
+	}
+	f("  checked  %d times: %d broken; live members skipped by their predecessor: at most %.4f at once, %v the longest",
+		p.Invariants.Checks, len(p.Invariants.Broken), p.Invariants.Skipped, p.Invariants.Longest)
+	for _, b := range p.Invariants.Broken {
+		f("  BROKEN   %s", b)
 	}
 	f("  counted  %+v", p.Counters)
 	f("  network  %s", p.Net)

@@ -58,6 +58,8 @@ type plainPeer struct {
 	open    bool      // it answers whoever sends to its endpoint
 	quiet   bool      // the ring has given the session up; it carries others
 	carried time.Time // when it last did
+	unheard time.Time // the first sending since something came from it directly
+	checked time.Time // the first check since then
 
 	calling  bool
 	asked    bool // the ring wants to hear of a failure
@@ -100,8 +102,10 @@ const (
 	helloWait   = 250 * time.Millisecond
 	callWait    = 400 * time.Millisecond
 	checkPace   = 50 * time.Millisecond
-	checkRounds = 5           // at that pace; then intervals grow
-	carryTime   = time.Minute // after the last datagram that a session carried
+	checkRounds = 5                       // at that pace; then intervals grow
+	relayAsked  = 500 * time.Millisecond  // a relay that was sent something and is silent is checked
+	relaySilent = 1500 * time.Millisecond // after the first check it is given up
+	carryTime   = time.Minute             // after the last datagram that a session carried
 )
 
 func newPlain(id nodeid.ID, holder wire.Holder) *plain {
@@ -217,6 +221,7 @@ func (p *plain) forget(q *plainPeer) {
 // send takes the path of a session.
 func (p *plain) send(q *plainPeer, kind byte, body []byte) {
 	if q.relay == (nodeid.ID{}) {
+		p.sent(q)
 		p.do(link.SendDatagram{To: q.endpoint, Data: p.letter(kind, body, 0)})
 		return
 	}
@@ -284,6 +289,9 @@ func (p *plain) datagram(from netip.AddrPort, l letter) {
 	q := p.peers[l.id]
 	if q != nil {
 		q.contact.Holder = l.holder
+		if l.kind != kindCarried { // which names whom it is from
+			q.hear()
+		}
 	}
 	switch l.kind {
 	case kindHello:

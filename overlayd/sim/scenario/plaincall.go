@@ -19,6 +19,10 @@ func (p *plain) open(e link.Want) {
 		p.up(q, 0)
 		return
 	}
+	if q.calling && q.answered { // it called first
+		q.asked = true
+		return
+	}
 	q.asked, q.answered, q.via, q.hello = true, false, e.Over, e.Contact.Endpoints
 	if q.quiet {
 		q.hello = []netip.AddrPort{q.endpoint}

@@ -3,6 +3,7 @@ package scenario
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"gridappliance/overlayd/link"
 	"gridappliance/overlayd/nodeid"
@@ -79,7 +80,7 @@ func (p *plain) choose(q *plainPeer) (relay nodeid.ID, ok bool) {
 	}
 	for _, o := range q.offers {
 		r := p.peers[o.id]
-		if !r.isDirect() {
+		if !r.isDirect() || p.silent(r) {
 			continue
 		}
 		better := !ok || p.peers[relay].quiet && !r.quiet
@@ -95,7 +96,7 @@ func (p *plain) choose(q *plainPeer) (relay nodeid.ID, ok bool) {
 func (p *plain) reroute(q *plainPeer) {
 	lost := q.relay
 	for _, o := range append([]offer{{id: q.theirs}}, q.offers...) {
-		if o.id != lost && p.peers[o.id].isDirect() {
+		if r := p.peers[o.id]; o.id != lost && r.isDirect() && r.checked.IsZero() {
 			q.relay = o.id
 			return
 		}
@@ -119,6 +120,26 @@ func (p *plain) adopt(q *plainPeer) {
 	}
 }
 
+// sent notes a sending on a direct path.
+func (p *plain) sent(q *plainPeer) {
+	if q.unheard.IsZero() {
+		q.unheard = p.now
+	}
+}
+
+// hear notes that something came from a peer directly.
+func (q *plainPeer) hear() { q.unheard, q.checked = time.Time{}, time.Time{} }
+
+// doubted says that a peer has not answered for a while.
+func (p *plain) doubted(q *plainPeer) bool {
+	return !q.unheard.IsZero() && p.now.Sub(q.unheard) >= relayAsked
+}
+
+// silent says that a peer has not answered checks either.
+func (p *plain) silent(q *plainPeer) bool {
+	return !q.checked.IsZero() && p.now.Sub(q.checked) >= relaySilent
+}
+
 // carry sends under a session through its relay.
 //
 //	offset size
@@ -130,6 +151,18 @@ func (p *plain) carry(q *plainPeer, kind byte, body []byte) {
 	if !r.isDirect() {
 		return
 	}
+	if p.silent(r) {
+		if p.reroute(q); p.peers[q.contact.ID] != q || !q.up {
+			return
+		}
+		r = p.peers[q.relay]
+	} else if p.doubted(r) {
+		if r.checked.IsZero() {
+			r.checked = p.now
+		}
+		p.do(link.SendDatagram{To: r.endpoint, Data: p.letter(kindCheck, p.stamp(), checkSize)})
+	}
+	p.sent(r)
 	b := append(append(q.contact.ID[:], kind), body...)
 	p.do(link.SendDatagram{To: r.endpoint, Data: p.letter(kindCarry, b, 0)})
 }
@@ -155,6 +188,9 @@ func (p *plain) relayed(q *plainPeer, l letter) {
 		q.carried, to.carried = p.now, p.now
 		p.do(link.SendDatagram{To: to.endpoint, Data: p.letterOf(l, kindCarried, append(p.id[:], rest...), 0)})
 	case kindCarried:
+		if r := p.peers[named]; r != nil {
+			r.hear()
+		}
 		if q == nil || !p.peers[named].isDirect() {
 			return
 		}

@@ -87,7 +87,8 @@ func Massacre(share float64) Phase {
 		at := r.Now()
 		r.Look(r.lookups()/2, 5*time.Second)
 		r.Run(at + 10*time.Second)
-		r.Note("first 5 s: success %.4f, round trip %v", r.World.Lookups.Success(), &r.World.Lookups.Took)
+		l := &r.World.Lookups
+		r.Note("first 5 s: %d asked, %d answered, %d right: success %.4f, round trip %v", l.Asked, l.Answered, l.Right, l.Success(), &l.Took)
 		r.Look(r.lookups()/2, 20*time.Second)
 		r.recover(at, 5*time.Minute, time.Second)
 		r.Run(max(r.Now(), at+30*time.Second))
@@ -154,6 +155,7 @@ func (r *run) grow() {
 	}
 	r.Run(at)
 	r.mark("grown")
+	r.watchInvariants()
 	r.settle()
 	r.Run(r.Now() + 30*time.Second)
 }

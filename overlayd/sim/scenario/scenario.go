@@ -87,13 +87,15 @@ type World struct {
 	Joins      Durations  // from start to member
 	Attaches   Durations  // from start to the first connection
 	Lookups    Lookups
+	Invariants Invariants
 
 	chance  *rand.Rand
 	members []*Machine // on the ring, by ID: the truth
 	token   uint64
 	asked   map[uint64]question
-	side    func(*Machine) uint8 // of a cut; nil while the network is whole
-	moved   core.Counters        // of nodes that are gone
+	side    func(*Machine) uint8         // of a cut; nil while the network is whole
+	moved   core.Counters                // of nodes that are gone
+	skipped map[*core.Node]time.Duration // members that their predecessor does not list, and since when
 }
 
 // Machine is a host and what runs on it. A machine that restarts keeps host

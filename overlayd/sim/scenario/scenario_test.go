@@ -20,6 +20,7 @@ func show(t *testing.T, r *Report) *Report {
 	if testing.Verbose() {
 		r.Print(os.Stdout)
 	}
+	unbroken(t, r)
 	if r.Counters.Malformed > 0 {
 		t.Errorf("%d malformed messages", r.Counters.Malformed)
 	}
@@ -52,6 +53,7 @@ func success(t *testing.T, r *Report, want float64) {
 func TestQuiet(t *testing.T) {
 	r := show(t, first(Run(small(1), Quiet())))
 	whole(t, r)
+	lasting(t, r, 0)
 	success(t, r, 0.995)
 	if p := r.Joins.At(0.5); p > 1500*time.Millisecond {
 		t.Errorf("join p50 %v, want 1.5 s", p)
@@ -71,6 +73,7 @@ func TestChurn(t *testing.T) {
 func TestMassacre(t *testing.T) {
 	r := show(t, first(Run(small(3), Massacre(0.3))))
 	whole(t, r)
+	lasting(t, r, 20*time.Second)
 	success(t, r, 0.99)
 	if r.Recovered > 30*time.Second {
 		t.Errorf("one ring again after %v, want 30 s", r.Recovered)
@@ -89,6 +92,7 @@ func TestSplit(t *testing.T) {
 func TestFlash(t *testing.T) {
 	r := show(t, first(Run(small(5), Flash())))
 	whole(t, r)
+	lasting(t, r, 10*time.Second)
 	success(t, r, 0.98)
 }
 

@@ -77,6 +77,7 @@ func TestSim(t *testing.T) {
 			if testing.Verbose() {
 				r.Print(os.Stdout)
 			}
+			unbroken(t, r)
 			if err := report.Save(order.Dir, result(runs[i], r, c)); err != nil {
 				t.Fatal(err)
 			}
@@ -112,7 +113,8 @@ func result(s simRun, r *Report, c *course) report.Result {
 	f := map[string]float64{
 		"hops.mean": r.Lookups.MeanHops(), "hops.p99": float64(r.Lookups.HopsAt(0.99)), "success": r.Lookups.Success(),
 		"consistent": r.Consistent, "members": float64(r.Members), "running": float64(r.Running), "heap.node": float64(r.HeapPerNode),
-		"degree": r.Degree, "degree.max": float64(r.DegreeMax), "load": r.LoadMaxMean, "bytes": r.BytesPerSec, "packets": r.PktsPerSec,
+		"degree": r.Degree, "degree.max": float64(r.DegreeMax), "load": r.LoadMaxMean, "carried": r.CarriedMaxMean, "skipped": r.Invariants.Skipped, "skipped.longest": r.Invariants.Longest.Seconds(),
+		"broken": float64(len(r.Invariants.Broken)), "checks": float64(r.Invariants.Checks), "bytes": r.BytesPerSec, "packets": r.PktsPerSec,
 		"recovered": math.Ceil(r.Recovered.Seconds()),
 	}
 	for name, d := range map[string]*Durations{"join": &r.Joins, "attach": &r.Attaches, "lookup": &r.Lookups.Took} {
