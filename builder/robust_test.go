@@ -208,7 +208,7 @@ func TestTwoAtOnce(t *testing.T) {
 	}
 	together("base", "fetch", "--store", store, address(t, from))
 	must(t, "verify", strings.TrimSpace(must(t, "base", "path", "--store", store)))
-	together("build", "--store", store, "--disk", "160MiB", "--target", "raw,qcow2", "-o", out)
+	together("build", "--store", store, "--disk", "160MiB", "--target", "raw,qcow2,vmware", "-o", out)
 	must(t, "verify", out)
 	var names []string
 	for _, dir := range []string{out, filepath.Join(store, "tmp")} {
@@ -220,7 +220,7 @@ func TestTwoAtOnce(t *testing.T) {
 			names = append(names, e.Name())
 		}
 	}
-	if want := []string{"grid.manifest.json", "grid.qcow2", "grid.raw", "grid.spdx.json"}; !slices.Equal(names, want) {
+	if want := []string{"grid-vmware", "grid.manifest.json", "grid.qcow2", "grid.raw", "grid.spdx.json"}; !slices.Equal(names, want) {
 		t.Errorf("left: %q", names)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"gridappliance/builder/disk"
 	"gridappliance/internal/scratch"
@@ -43,13 +44,12 @@ func Create(path string, private bool, write func(*os.File) error) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
+			f.Remove()
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()
-	makeSparse(f)
-	if err := write(f); err != nil {
+	makeSparse(f.File)
+	if err := write(f.File); err != nil {
 		return err
 	}
 	if !private {
@@ -57,10 +57,7 @@ func Create(path string, private bool, write func(*os.File) error) (err error) {
 			return err
 		}
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return f.Rename(path)
 }
 
 // CreateFolder makes a folder with the files called names, each with what write
@@ -94,9 +91,17 @@ func CreateFolder(path string, private bool, names []string, write func(name str
 	return nil
 }
 
-// sweep removes what builds of path left that were killed.
+// sweep removes what builds of path left that were killed. An older folder that
+// a living one is about to replace stays with it.
 func sweep(path string) {
-	scratch.Sweep(filepath.Dir(path), "."+filepath.Base(path)+".*.part*", nil)
+	dir, parts := filepath.Dir(path), "."+filepath.Base(path)+".*.part"
+	scratch.Sweep(dir, parts, nil)
+	scratch.Sweep(dir, parts+replaced, func(old string) error {
+		if _, err := os.Lstat(strings.TrimSuffix(old, replaced)); err == nil {
+			return nil
+		}
+		return os.RemoveAll(old)
+	})
 }
 
 // replaceable says why the folder at path must not be replaced, if it is there.
@@ -116,22 +121,37 @@ func replaceable(path string, names []string) error {
 	return nil
 }
 
+// replaced follows the working name of a folder in the name that an older one
+// has until the new one is in its place.
+const replaced = ".old"
+
 // replaceFolder gives the folder made the name path. What was there is gone
-// afterwards, or back when that fails.
+// afterwards, or back when that fails. Where the system can exchange two names
+// there is no moment without a folder, and of several builds the last one stays.
 func replaceFolder(made, path string) error {
-	old := made + ".old"
-	err := os.Rename(path, old)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	existed := err == nil
-	if err := os.Rename(made, path); err != nil {
+	old := made + replaced
+	for {
+		switch err := exchange(made, path); {
+		case err == nil:
+			return os.RemoveAll(made)
+		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errors.ErrUnsupported):
+			return err
+		}
+		err := os.Rename(path, old)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		existed := err == nil
+		if err = os.Rename(made, path); err == nil {
+			return os.RemoveAll(old)
+		}
 		if existed {
 			os.Rename(old, path)
 		}
-		return err
+		if existed || !errors.Is(err, fs.ErrExist) {
+			return err
+		}
 	}
-	return os.RemoveAll(old)
 }
 
 // Raw writes the disk byte for byte; what the disk leaves out stays a hole.

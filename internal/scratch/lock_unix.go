@@ -15,6 +15,15 @@ func lock(f *os.File) {
 	}
 }
 
+// same returns f open once more: a lock of f holds until both are closed.
+func same(f *os.File) (*os.File, error) {
+	fd, err := unix.FcntlInt(f.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	return os.NewFile(uintptr(fd), f.Name()), nil
+}
+
 // tryLock says whether nobody holds f, and whether that can be known.
 func tryLock(f *os.File) (free, known bool) {
 	err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

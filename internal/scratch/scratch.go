@@ -4,7 +4,7 @@
 //
 //	d, err := scratch.MkdirTemp(store, "base-")   // held by a lock of the kernel
 //	defer d.Remove()
-//	scratch.Sweep(store, "base-*")                // whoever comes next removes what nobody holds
+//	scratch.Sweep(store, "base-*", nil)           // whoever comes next removes what nobody holds
 //
 // A maker holds flock(2) on what it makes; the kernel lets go when the process
 // ends, also when it is killed. Sweep removes what it can lock, and nothing
@@ -77,21 +77,61 @@ func (d *Dir) Remove() error {
 	return os.RemoveAll(d.Path)
 }
 
-// CreateTemp makes a file in dir, mode 0600, its name as os.CreateTemp makes
-// it. It is held until the file is closed or has got another name.
-func CreateTemp(dir, pattern string) (*os.File, error) {
+// File is a file under way. Close says, as with any file, whether its bytes
+// were written; it stays held until it has a name of its own or is removed.
+type File struct {
+	*os.File
+	held  *os.File // the same open file, which keeps the lock
+	named bool     // renamed or removed
+}
+
+// CreateTemp makes a file in dir, mode 0600, its name as os.CreateTemp makes it.
+func CreateTemp(dir, pattern string) (*File, error) {
 	for range attempts {
 		f, err := os.CreateTemp(dir, pattern)
 		if err != nil {
 			return nil, err
 		}
 		lock(f)
-		if still(f, f.Name()) {
-			return f, nil
+		if !still(f, f.Name()) {
+			f.Close()
+			continue // swept before it was locked
 		}
-		f.Close()
+		held, err := same(f)
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			return nil, err
+		}
+		return &File{File: f, held: held}, nil
 	}
 	return nil, errors.New("make a file: others remove it each time")
+}
+
+// Rename closes the file, if it is open, and gives it its own name. No sweeper
+// takes it away in between. When that fails it is still there, for Remove.
+func (f *File) Rename(path string) error {
+	if err := f.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	f.named = true
+	f.held.Close()
+	return nil
+}
+
+// Remove closes and removes the file, if it has not got its own name. Only the
+// first Remove counts.
+func (f *File) Remove() error {
+	if f.named {
+		return nil
+	}
+	f.named = true
+	defer f.held.Close()
+	f.Close()
+	return os.Remove(f.Name())
 }
 
 // still says whether path is the file f.

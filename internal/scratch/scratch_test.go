@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestMain is the maker of the tests below when it is told so: it makes a
@@ -69,7 +70,7 @@ func TestKilledMaker(t *testing.T) {
 // TestMakersAndSweepers lets many of both run at once: every maker keeps what
 // it made until it removes it.
 func TestMakersAndSweepers(t *testing.T) {
-	dir := t.TempDir()
+	dir, whole := t.TempDir(), t.TempDir()
 	done := make(chan struct{})
 	var sweepers, makers sync.WaitGroup
 	for range 2 {
@@ -98,6 +99,18 @@ func TestMakersAndSweepers(t *testing.T) {
 				if err := d.Remove(); err != nil {
 					t.Error(err)
 				}
+				f, err := CreateTemp(dir, "f-")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if err := f.Close(); err != nil {
+					t.Error(err)
+				}
+				time.Sleep(time.Millisecond) // as a close of a full file system
+				if err := f.Rename(filepath.Join(whole, filepath.Base(f.Name()))); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}
@@ -106,6 +119,9 @@ func TestMakersAndSweepers(t *testing.T) {
 	sweepers.Wait()
 	if got := count(t, dir); got != 0 {
 		t.Errorf("%d entries stayed", got)
+	}
+	if got := count(t, whole); got != 400 {
+		t.Errorf("%d files have their own name, want 400", got)
 	}
 }
 
