@@ -106,7 +106,7 @@ func LoadGrid(dir string) (*Grid, error) {
 			continue
 		}
 		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("grid %s: there is no %s; make the grid with 'builder grid new %s': %w", dir, name, dir, err)
+			return nil, fmt.Errorf("grid %s: there is no %s; bring the folder back from its copy, or make a new grid with 'builder grid new %s': %w", dir, name, dir, err)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("grid: %w", err)
