@@ -57,6 +57,7 @@ func TestPool(t *testing.T) {
 	}
 	master.start()
 	master.until(30*time.Second, "archer", "condor_status", "-collector", "-af", "CollectorHost", "Name", "MyAddress")
+	running := map[*machine]*netlab.Process{}
 	for _, m := range []*machine{worker, client, other} {
 		if r := m.condorconf("write"); r.Waiting == "" || slices.Contains(r.Start, pool.CondorUnit) || !slices.Contains(r.Stop, pool.CondorUnit) {
 			t.Errorf("%s without a certificate: %+v, want HTCondor stopped and the reason", m.Name, r)
@@ -65,7 +66,7 @@ func TestPool(t *testing.T) {
 		if r := m.condorconf("write"); r.Waiting != "" || !slices.Contains(r.Start, pool.CondorUnit) {
 			t.Fatalf("%s with a certificate: %+v, want HTCondor started", m.Name, r)
 		}
-		m.start()
+		running[m] = m.start()
 	}
 	for _, m := range []*machine{worker, client, other} {
 		master.until(30*time.Second, m.Name, "condor_status", "-af", "Machine")
@@ -120,6 +121,9 @@ func TestPool(t *testing.T) {
 	})
 	t.Run("a job's account submits nothing", func(t *testing.T) { client.refusesJobsOf("slot1") })
 	t.Run("machines cannot be forged", func(t *testing.T) { testForgery(t, master, client) })
+	t.Run("a job's owner cannot be forged", func(t *testing.T) { testForgedJob(t, worker, client, other) })
+	t.Run("a floppy signs no master", func(t *testing.T) { testHoldersLeaf(t, l, master, other) })
+	t.Run("own configuration forges nothing", func(t *testing.T) { testOwnConfiguration(t, master, worker, client, other, running) })
 	t.Run("the group's job preempts another's", func(t *testing.T) { testPreemption(t, master, worker, client, other) })
 	t.Run("a drained machine ends its jobs and takes none", func(t *testing.T) { testDrain(t, worker, client) })
 	t.Run("a client that works takes its owner's jobs alone", func(t *testing.T) { testBusyClient(t, client, other) })
