@@ -72,7 +72,7 @@ var built = sync.OnceValues(func() (string, error) {
 	}
 	builtIn = dir
 	_, err = sysrun.Run(context.Background(), sysrun.Command{Name: "go", Dir: "..", Env: append(os.Environ(), "CGO_ENABLED=0"),
-		Args: []string{"build", "-o", dir, "./firstboot", "./overlayd", "./condorconf", "./grid"}})
+		Args: []string{"build", "-o", dir, "./firstboot", "./overlayd", "./condorconf", "./grid", "./builder"}})
 	return dir, err
 })
 

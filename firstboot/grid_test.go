@@ -14,8 +14,10 @@ import (
 
 	"gridappliance/credential"
 	"gridappliance/floppy"
+	"gridappliance/internal/guide"
 	"gridappliance/internal/need"
 	"gridappliance/internal/netlab"
+	"gridappliance/internal/sysrun"
 	"gridappliance/overlayd/control"
 )
 
@@ -45,10 +47,11 @@ type gridLab struct {
 const contact = "198.51.100.10:4242"
 
 type gridSite struct {
-	lab   *gridLab
-	lan   *netlab.Switch
-	n     int
-	count int
+	lab    *gridLab
+	router *netlab.NAT
+	lan    *netlab.Switch
+	n      int
+	count  int
 }
 
 type gridMachine struct {
@@ -81,7 +84,7 @@ func (g *gridLab) site(delay time.Duration) *gridSite {
 	g.t.Helper()
 	g.sites++
 	s := &gridSite{lab: g, n: g.sites, lan: g.lab.Switch(fmt.Sprintf("site-%d", g.sites))}
-	g.lab.NAT(fmt.Sprintf("router-%d", s.n), netlab.Home, netlab.Line{Delay: delay},
+	s.router = g.lab.NAT(fmt.Sprintf("router-%d", s.n), netlab.Home, netlab.Line{Delay: delay},
 		g.wan, fmt.Sprintf("198.51.100.%d/24", s.n), s.lan, fmt.Sprintf("192.168.%d.1/24", s.n))
 	return s
 }
@@ -315,6 +318,9 @@ func TestGridForms(t *testing.T) {
 			t.Errorf("grid usage: %v\n%s", err, out)
 		}
 	})
+	t.Run("two groups share, as the guide says", func(t *testing.T) {
+		testGuide(t, g, map[string]*gridMachine{"alice": alice, "bob": bob})
+	})
 	t.Run("a machine is drained", func(t *testing.T) {
 		if out := chemistry.Run("/usr/lib/grid/grid", "drain", "--wait"); out != chemistry.host()+" takes no new jobs; none runs\n" {
 			t.Errorf("grid drain says %q", out)
@@ -420,6 +426,33 @@ func (m *gridMachine) example(t *testing.T, name string) time.Duration {
 	}
 	m.finish(t, name)
 	return time.Since(start)
+}
+
+// testGuide types docs/two-groups.md; what the administrator does, in a folder
+// with the grid's.
+func testGuide(t *testing.T, g *gridLab, machines map[string]*gridMachine) {
+	dir := t.TempDir()
+	if err := g.grid.Save(filepath.Join(dir, "archer")); err != nil {
+		t.Fatal(err)
+	}
+	doc := guide.New(t, "../docs/two-groups.md", gridPatience, func(typed guide.Command) string {
+		if typed.Where == guide.Typist {
+			path := "PATH=" + programs(t) + ":" + os.Getenv("PATH")
+			r, err := sysrun.Run(t.Context(), sysrun.Command{Name: "sh", Args: []string{"-c", typed.Line}, Dir: dir, Env: append(os.Environ(), path)})
+			if err != nil {
+				t.Error(err)
+			}
+			return string(r.Stdout) + string(r.Stderr)
+		}
+		out, err := machines[typed.Where].user("PATH=$PATH:/usr/lib/grid; " + typed.Line + " 2>&1")
+		if err != nil {
+			return err.Error()
+		}
+		return out
+	})
+	for _, section := range []string{"Two groups that share", "One pool", "A job on the other group's machine", "Whose job comes first", "Who has used what"} {
+		doc.Section(section)
+	}
 }
 
 func testSweep(t *testing.T, bob *gridMachine, workers ...*gridMachine) {

@@ -9,18 +9,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// guide is the document whose console blocks are what the commands print.
-const guide = "../docs/looking-in.md"
+// lookingIn is the document whose console blocks are what the commands print.
+const lookingIn = "../docs/looking-in.md"
 
-var (
-	consoleBlock = regexp.MustCompile("(?s)```console\n(.*?)```")
-	quoted       = regexp.MustCompile(`"[^"]*"|\S+`)
-)
+var consoleBlock = regexp.MustCompile("(?s)```console\n(.*?)```")
 
 // TestGuide runs every command of the guide's console blocks and holds the
 // guide against what they print.
 func TestGuide(t *testing.T) {
-	text, err := os.ReadFile(guide)
+	text, err := os.ReadFile(lookingIn)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +44,7 @@ func TestGuide(t *testing.T) {
 		t.Fatal("the guide has no command")
 	}
 	if *update {
-		if err := os.WriteFile(guide, []byte(got), 0o644); err != nil {
+		if err := os.WriteFile(lookingIn, []byte(got), 0o644); err != nil {
 			t.Fatal(err)
 		}
 		return

@@ -2,51 +2,30 @@ package main
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"gridappliance/internal/guide"
 	"gridappliance/internal/netlab"
 	"gridappliance/internal/sysrun"
 )
 
-// guideTest types the commands of a guide in docs/ on the machines of a world,
-// and holds what they print against what the guide shows.
-//
-//	admin$ builder grid revoke archer --user alice     once, beside the grid's folder
-//	elm$ overlayd peers                                on the machine of that name
-//
-// What a guide shows below a command is its whole output; "…" stands for any
-// text, and spaces for any number of spaces. What is asked of a machine is
-// asked again until the answer is the guide's, for patience: a guide does not
-// say how long to wait.
+// guideTest types a guide of docs/ on the machines of a world.
 type guideTest struct {
 	*world
-	file     string
-	text     string
+	guide    *guide.Guide
 	machines map[string]*station
-	ran      map[string]bool // sections
 }
 
 func newGuide(t *testing.T, name string) *guideTest {
 	t.Helper()
 	needLab(t)
-	file := filepath.Join("../docs", name)
-	text, err := os.ReadFile(file)
-	must(t, err)
-	g := &guideTest{world: newWorld(t, ordinary), file: file, text: string(text), ran: map[string]bool{}}
+	g := &guideTest{world: newWorld(t, ordinary)}
+	g.guide = guide.New(t, filepath.Join("../docs", name), patience, g.run)
 	g.machines = map[string]*station{"master": g.master}
-	t.Cleanup(func() {
-		for _, m := range regexp.MustCompile(`(?m)^##? (.*)$`).FindAllStringSubmatch(g.text, -1) {
-			if !t.Failed() && !g.ran[m[1]] && strings.Contains(g.sectionText(m[1]), "```console") {
-				t.Errorf("%s: the commands of the section %q were not run", file, m[1])
-			}
-		}
-	})
 	return g
 }
 
@@ -80,68 +59,19 @@ func (g *guideTest) reboot(name, floppy string) {
 	m.start()
 }
 
-// sectionText is the text below a heading.
-func (g *guideTest) sectionText(heading string) string {
-	_, text, found := strings.Cut("\n"+g.text, "# "+heading+"\n")
-	if !found {
-		g.t.Fatalf("%s has no section %q", g.file, heading)
-	}
-	text, _, _ = strings.Cut(text, "\n## ")
-	return text
-}
-
-var guidePrompt = regexp.MustCompile(`^([a-z]+)[$#] (.*)$`)
-
-// section runs the commands below a heading.
 func (g *guideTest) section(heading string) {
 	g.t.Helper()
-	g.ran[heading] = true
-	blocks := consoleBlock.FindAllStringSubmatch(g.sectionText(heading), -1)
-	if len(blocks) == 0 {
-		g.t.Fatalf("%s: %s: no command", g.file, heading)
-	}
-	for _, block := range blocks {
-		lines := strings.Split(strings.TrimSuffix(block[1], "\n"), "\n")
-		for len(lines) > 0 {
-			typed := guidePrompt.FindStringSubmatch(lines[0])
-			if typed == nil {
-				g.t.Fatalf("%s: %s: %q is output of no command", g.file, heading, lines[0])
-			}
-			lines = lines[1:]
-			var shown []string
-			for len(lines) > 0 && !guidePrompt.MatchString(lines[0]) {
-				shown, lines = append(shown, lines[0]), lines[1:]
-			}
-			g.command(typed[1], quoted.FindAllString(typed[2], -1), strings.Join(shown, "\n"))
-		}
-	}
+	g.guide.Section(heading)
 }
 
-// command runs one command and compares.
-func (g *guideTest) command(where string, argv []string, shown string) {
-	g.t.Helper()
-	want := regexp.MustCompile("(?s)^" + strings.ReplaceAll(regexp.QuoteMeta(squeeze(shown)), "…", ".*?") + "$")
-	for end := time.Now().Add(patience); ; time.Sleep(200 * time.Millisecond) {
-		got := g.run(where, argv)
-		if want.MatchString(squeeze(got)) {
-			return
-		}
-		if where == "admin" || time.Now().After(end) {
-			g.t.Fatalf("%s: %s$ %s prints\n%s\nand the guide shows\n%s", g.file, where, strings.Join(argv, " "), got, shown)
-		}
-	}
-}
-
-// squeeze makes columns of any width equal.
-func squeeze(text string) string {
-	return strings.TrimSpace(regexp.MustCompile(` +`).ReplaceAllString(text, " "))
-}
+var quoted = regexp.MustCompile(`"[^"]*"|\S+`)
 
 // run runs one command where the guide says and returns what it prints.
-func (g *guideTest) run(where string, argv []string) string {
+func (g *guideTest) run(typed guide.Command) string {
 	g.t.Helper()
 	dir, err := tools()
 	must(g.t, err)
+	argv := quoted.FindAllString(typed.Line, -1)
 	c := sysrun.Command{Name: argv[0], Args: argv[1:], Dir: g.dir}
 	for i, arg := range c.Args {
 		c.Args[i] = strings.Trim(arg, `"`)
@@ -150,15 +80,15 @@ func (g *guideTest) run(where string, argv []string) string {
 		c.Name = filepath.Join(dir, c.Name)
 	}
 	var r sysrun.Result
-	if where == "admin" {
+	if typed.Where == guide.Typist {
 		r, err = sysrun.Run(g.t.Context(), c)
 	} else {
-		m := g.machines[where]
+		m := g.machines[typed.Where]
 		if m == nil {
-			g.t.Fatalf("%s: no machine %q", g.file, where)
+			g.t.Fatalf("no machine %q in the guide's test", typed.Where)
 		}
 		if argv[0] == "overlayd" {
-			c.Args = append(c.Args[:len(c.Args):len(c.Args)], "--control", m.socket())
+			c.Args = append(c.Args, "--control", m.socket())
 		}
 		m.Do(func() { r, err = sysrun.Run(g.t.Context(), c) })
 	}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"gridappliance/credential"
+	"gridappliance/internal/need"
+)
+
+// TestGridDrills: what happens to a grid's machines and jobs when a site is cut
+// off for two minutes, and when a person is revoked.
+func TestGridDrills(t *testing.T) {
+	need.Long(t)
+	g := newGridLab(t, 1)
+	north, west, south := g.site(10*time.Millisecond), g.site(20*time.Millisecond), g.site(40*time.Millisecond)
+	master := north.master(0)
+	alice := north.person(credential.RoleClient, "physics", "alice")
+	worker := west.person(credential.RoleWorker, "physics", "carol")
+	bob := south.person(credential.RoleClient, "chemistry", "bob", "[condor]", "owner-preempts = false")
+	g.waitReady()
+	t.Run("a site is cut off for two minutes", func(t *testing.T) { testCut(t, master, alice, worker, west) })
+	t.Run("a person is revoked", func(t *testing.T) { testRevoked(t, g, master, alice, worker, bob) })
+}
+
+// idle waits until no job runs on a machine, and returns how long that took.
+func (m *gridMachine) idle(t *testing.T, pool *gridMachine, patience time.Duration) time.Duration {
+	t.Helper()
+	start := time.Now()
+	pool.until(t, patience, "\n0\n", "sh", "-c", "echo; condor_status -constraint 'State == \"Claimed\" && Machine == \""+m.host()+"\"' -autoformat Name | wc -l")
+	return time.Since(start)
+}
+
+// testCut: one job is longer than the cut, one ends in it; both end well, and
+// each was begun once.
+func testCut(t *testing.T, master, alice, worker *gridMachine, site *gridSite) {
+	alice.queue(t, "long", job("sleep 200; echo long", worker))
+	alice.queue(t, "short", job("sleep 60; echo short", worker))
+	alice.until(t, gridPatience, "\n2\n2\n", "sh", "-c", "echo; runuser -u griduser -- condor_q -autoformat JobStatus")
+	site.router.Cut(netip.MustParseAddr("198.51.100.10"), netip.MustParseAddr("198.51.100.1"), netip.MustParseAddr("198.51.100.3"))
+	time.Sleep(2 * time.Minute)
+	site.router.Mend()
+	mended := time.Now()
+	master.until(t, gridPatience, "1 of 1 answered", "/usr/lib/grid/overlayd", "ping", worker.host(), "--count", "1", "--wait", "1s")
+	t.Logf("reachable %.1f s after the mend", time.Since(mended).Seconds())
+	master.until(t, gridPatience, worker.host(), "condor_status", "-autoformat", "Machine")
+	t.Logf("in the pool %.1f s after it", time.Since(mended).Seconds())
+	for _, name := range []string{"short", "long"} {
+		alice.finish(t, name)
+		if out, err := alice.user("cat " + name + ".out"); err != nil || out != name+"\n" {
+			t.Errorf("the %s job said %q, %v", name, out, err)
+		}
+		if n := alice.executions(t, name); n != 1 {
+			t.Errorf("the %s job was begun %d times", name, n)
+		}
+	}
+	t.Logf("nothing claimed %.1f s after the last job's end", worker.idle(t, master, 2*time.Minute).Seconds())
+	alice.submit(t, "afterwards", job("echo afterwards", worker))
+}
+
+// testRevoked: of bob's jobs one runs and one waits when he is revoked. His
+// machine leaves, neither of them is begun again, and the slot is free for
+// others; alice's goes on.
+func testRevoked(t *testing.T, g *gridLab, master, alice, worker, bob *gridMachine) {
+	cpus, _, _ := strings.Cut(worker.Run("condor_status", worker.host(), "-autoformat", "TotalCpus"), ".")
+	bob.queue(t, "runs", job("sleep 3000", worker, "request_cpus = "+strings.TrimSpace(cpus)))
+	master.until(t, gridPatience, "griduser@chemistry", "condor_status", worker.host(), "-autoformat", "RemoteUser")
+	bob.queue(t, "waits", job("echo waits", worker, "request_cpus = "+strings.TrimSpace(cpus)))
+	i := slices.IndexFunc(g.grid.Ledger, func(e credential.Issued) bool { return e.User == "bob" })
+	if _, err := g.grid.Revoke([]string{g.grid.Ledger[i].Serial}, "a drill", nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	master.Run("sh", "-c", "cat >/root/revoked.pem <<'END'\n"+string(g.grid.Revocations.Text())+"END")
+	revoked := time.Now()
+	master.Run("/usr/lib/grid/overlayd", "publish", "/root/revoked.pem")
+	for {
+		out, err := master.Try("/usr/lib/grid/overlayd", "ping", bob.address(), "--count", "1", "--wait", "1s")
+		if err != nil || !strings.Contains(out, "1 of 1") {
+			break
+		}
+	}
+	t.Logf("not reached any more %.1f s after the list was published", time.Since(revoked).Seconds())
+	master.until(t, 3*time.Minute, "\ngone\n", "sh", "-c", "echo; condor_status -any -autoformat Machine | grep -q "+bob.host()+" || echo gone")
+	t.Logf("out of the pool after %.1f s", time.Since(revoked).Seconds())
+	worker.idle(t, master, 30*time.Minute)
+	t.Logf("its job's slot is free after %.1f s", time.Since(revoked).Seconds())
+	alice.submit(t, "free", job("echo free", worker))
+	for _, name := range []string{"runs", "waits"} {
+		if n := bob.executions(t, name); n > 1 || name == "waits" && n > 0 {
+			t.Errorf("the job that %s was begun %d times", name, n)
+		}
+	}
+	out, _ := bob.Try("/usr/lib/grid/grid", "status")
+	t.Logf("his machine says:\n%s", out)
+}
