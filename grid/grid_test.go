@@ -156,7 +156,7 @@ func TestStatus(t *testing.T) {
 
 func TestUsage(t *testing.T) {
 	w := newWorld(t)
-	w.tools["condor_status"] = "griduser@chemistry 0.0 1800.0 1795737514\ngriduser@physics 2.0 7245.0 1795737600"
+	w.tools["condor_userprio"] = "griduser@chemistry 0.0 1800.0 1795737514\ngriduser@physics 2.0 7245.0 1795737600"
 	out, exit := w.run("usage")
 	want := "GROUP      USER      PROCESSORS NOW  HOURS  LAST\n" +
 		"physics    griduser  2               2.01   2026-11-27 00:00\n" +
@@ -169,7 +169,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("JSON: %s", out)
 	}
 	for tools, says := range map[string]string{"": "nobody has used the pool yet\n", "griduser@physics undefined 1 1": ""} {
-		w.tools["condor_status"] = tools
+		w.tools["condor_userprio"] = tools
 		if out, exit := w.run("usage"); out != says || (exit == diag.ExitDone) != (says != "") {
 			t.Errorf("%q: exit %d, %s", tools, exit, out)
 		}

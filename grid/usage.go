@@ -30,7 +30,7 @@ func newUsageCommand(m *machine) *cobra.Command {
 		Short: "show who uses the pool, and has used it",
 		Long: `usage prints for each user the processors that jobs have now, and the processor
 hours they have had since the pool's first day, the most first. The pool's
-negotiator keeps count, and tells each minute. A user is an account of a group's
+negotiator keeps count. A user is an account of a group's
 machines: griduser, unless more were made.`,
 		Example: "  grid usage\n  grid usage --json",
 		Args:    cobra.NoArgs,
@@ -52,10 +52,11 @@ machines: griduser, unless more were made.`,
 	return c
 }
 
-// usage reads the negotiator's accounting ads (HTCondor manual, "Accounting
-// ClassAd Attributes"); processors are slot weights.
+// usage asks the negotiator, whose collector keeps only those who have used the
+// pool lately. Attributes: HTCondor manual, "Accounting ClassAd Attributes";
+// processors are slot weights.
 func (m *machine) usage(ctx context.Context) ([]usage, error) {
-	ads, err := m.lines(ctx, "condor_status", "-any", "-constraint", `MyType == "Accounting" && !IsAccountingGroup`,
+	ads, err := m.lines(ctx, "condor_userprio", "-negotiator", "-allusers", "-constraint", "!IsAccountingGroup",
 		"-autoformat", "Name", "WeightedResourcesUsed", "WeightedAccumulatedUsage", "LastUsageTime")
 	if err != nil {
 		return nil, err
@@ -75,7 +76,7 @@ func (m *machine) usage(ctx context.Context) ([]usage, error) {
 }
 
 func readUsage(ad []string) (usage, error) {
-	bad := fmt.Errorf("condor_status says %q", ad)
+	bad := fmt.Errorf("condor_userprio says %q", ad)
 	if len(ad) != 4 {
 		return usage{}, bad
 	}
