@@ -208,7 +208,7 @@ func testForgery(t *testing.T, master, client *machine) {
 // testPreemption fills the worker of physics with a job of chemistry, and then
 // wants it for physics.
 func testPreemption(t *testing.T, master, worker, client, other *machine) {
-	cpus := strings.TrimSpace(master.inside("condor_status", worker.Name, "-af", "TotalCpus"))
+	cpus := strings.TrimSpace(master.inside("condor_status", worker.Name, "-constraint", "PartitionableSlot", "-af", "TotalCpus"))
 	there := fmt.Sprintf("requirements = Machine == %q\nrequest_cpus = %s", worker.Name, strings.TrimSuffix(cpus, ".0"))
 	other.queue("sleep 600", there)
 	master.until(40*time.Second, "griduser@chemistry", "condor_status", worker.Name, "-af", "RemoteUser")
