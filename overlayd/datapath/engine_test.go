@@ -743,6 +743,13 @@ func TestTransmitRefuses(t *testing.T) {
 	x.a.Publish(&late)
 	x.send(udp(addrA, addrB, 100, 0))
 	check("after the lease", DropLease, 0, 0)
+
+	now := uptime() // at every look a second later, as if it had been stopped
+	x.a.cfg.Clock = func() time.Duration { now += time.Second; return now }
+	late.Until = now + 1500*time.Millisecond
+	x.a.Publish(&late)
+	x.send(udp(addrA, addrB, 100, 0))
+	check("the lease ends before it is sent", DropLease, 0, 0)
 }
 
 // TestTooLong: what a path does not carry is cut if it is TCP, and otherwise

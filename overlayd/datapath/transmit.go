@@ -287,9 +287,14 @@ func (x *transmitter) message(peer *Peer, start, size int) {
 	x.messages = append(x.messages, transport.Message{Data: x.arena[start:x.used], Segment: size, Peer: w.Endpoint})
 }
 
-// flush sends what was sealed.
+// flush sends what was sealed, unless the lease has ended since: this process
+// may have been stopped in the middle of a go, and read on behind the end.
 func (x *transmitter) flush() {
-	if len(x.messages) > 0 {
+	switch {
+	case len(x.messages) == 0:
+	case x.path.cfg.Clock() >= x.table.Until:
+		x.path.cfg.Count(DropLease, datagramsOf(x.messages))
+	default:
 		x.path.transmitted(x.socket, x.messages)
 	}
 	x.used, x.messages = 0, x.messages[:0]
@@ -339,18 +344,23 @@ func (x *transmitter) forLoop(b []byte, ip *packet.IP, h device.Header) {
 	}
 }
 
+// datagramsOf is how many messages are sent as.
+func datagramsOf(ms []transport.Message) (n int) {
+	for i := range ms {
+		n += (len(ms[i].Data) + ms[i].Segment - 1) / ms[i].Segment
+	}
+	return n
+}
+
 // transmitted sends messages from a socket, if it is open still.
 func (p *Path) transmitted(socket uint16, messages []transport.Message) {
-	datagrams := 0
-	for i := range messages {
-		datagrams += (len(messages[i].Data) + messages[i].Segment - 1) / messages[i].Segment
-	}
-	refused := datagrams
+	all := datagramsOf(messages)
+	refused := all
 	if conn := p.sending(socket); conn != nil {
 		refused, _ = conn.Transmit(messages)
 	}
 	if refused > 0 {
 		p.cfg.Count(DropUnsent, refused)
 	}
-	p.cfg.Count(TxDatagrams, datagrams-refused)
+	p.cfg.Count(TxDatagrams, all-refused)
 }
