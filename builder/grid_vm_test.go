@@ -41,8 +41,9 @@ func TestVMGrid(t *testing.T) {
 	alice := boot(client)
 	m, a := master.Ready(), alice.Ready()
 
-	if got := master.Run("condor_status -startd -autoformat Machine"); !strings.Contains(got, a["name"]) {
-		t.Errorf("the client %s is READY, and the pool knows %q", a["name"], got)
+	if got := master.Run("condor_status -autoformat Machine"); !strings.Contains(got, a["name"]) {
+		t.Errorf("the client %s is READY, and the pool knows %q; all that it knows:\n%s", a["name"], got,
+			master.Run("condor_status -any -autoformat MyType Name LastHeardFrom; date +%s"))
 	}
 	short, _, _ := strings.Cut(m["name"], ".")
 	alice.Run("ping -c 3 " + short)
