@@ -77,10 +77,13 @@ func testRevoked(t *testing.T, g *gridLab, master, worker, bob *gridMachine) {
 	master.Run("sh", "-c", "cat >/root/revoked.pem <<'END'\n"+string(g.grid.Revocations.Text())+"END")
 	revoked := time.Now()
 	master.Run("/usr/lib/grid/overlayd", "publish", "/root/revoked.pem")
-	for {
+	reached := func() bool {
 		out, err := master.Try("/usr/lib/grid/overlayd", "ping", bob.address(), "--count", "1", "--wait", "1s")
-		if err != nil || !strings.Contains(out, "1 of 1") {
-			break
+		return err == nil && strings.Contains(out, "1 of 1")
+	}
+	for reached() {
+		if time.Since(revoked) > gridPatience {
+			t.Fatal("the master still reaches the revoked person's machine")
 		}
 	}
 	t.Logf("not reached any more %.1f s after the list was published", time.Since(revoked).Seconds())

@@ -30,8 +30,8 @@ func newUsageCommand(m *machine) *cobra.Command {
 		Short: "show who uses the pool, and has used it",
 		Long: `usage prints for each user the processors that jobs have now, and the processor
 hours they have had since the pool's first day, the most first. The pool's
-negotiator keeps count. A user is an account of a group's
-machines: griduser, unless more were made.`,
+negotiator keeps count. A user is an account of a group's machines: griduser,
+unless more were made.`,
 		Example: "  grid usage\n  grid usage --json",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"gridappliance/overlayd/session"
 )
 
@@ -84,9 +86,9 @@ type Server struct {
 	byHandle map[Handle]*member
 	byPlace  map[place]*member
 	sources  map[netip.Addr]int
-	answers  bucket
-	total    bucket
-	setup    bucket
+	answers  *rate.Limiter
+	total    *rate.Limiter // bytes, as setup
+	setup    *rate.Limiter
 	swept    time.Time
 	counters Counters
 }
@@ -104,8 +106,8 @@ type grid struct{ members []*member }
 type member struct {
 	place
 	Contact
-	asked       time.Time // last ENROLL
-	bulk, setup bucket
+	asked       time.Time     // last ENROLL
+	bulk, setup *rate.Limiter // bytes
 }
 
 // NewServer returns a server without members.
@@ -115,7 +117,7 @@ func NewServer(cfg ServerConfig, now time.Time) *Server {
 	}
 	setup := cfg.Limit / setupShare
 	s := &Server{cfg: cfg, grids: map[Tag]*grid{}, byHandle: map[Handle]*member{}, byPlace: map[place]*member{}, sources: map[netip.Addr]int{},
-		answers: newBucket(now, answerRate, answerBurst), setup: newBucket(now, setup, totalBurst), total: newBucket(now, cfg.Limit-setup, totalBurst)}
+		answers: rate.NewLimiter(answerRate, answerBurst), setup: rate.NewLimiter(rate.Limit(setup), totalBurst), total: rate.NewLimiter(rate.Limit(cfg.Limit-setup), totalBurst)}
 	s.random(s.id[:])
 	s.renewSecret(now)
 	s.renewSecret(now)
@@ -151,7 +153,7 @@ func (s *Server) handle(now time.Time, from netip.AddrPort, data []byte) (netip.
 		return from, out, drop
 	case IsSTUN(data):
 		out, drop := AnswerSTUN(data, from)
-		if drop == NoDrop && !s.answers.take(now, 1) {
+		if drop == NoDrop && !s.answers.AllowN(now, 1) {
 			return from, nil, DropBusy
 		}
 		if drop == NoDrop {
@@ -169,7 +171,7 @@ func (s *Server) enrol(now time.Time, from netip.AddrPort, data []byte) ([]byte,
 		return nil, DropMalformed
 	}
 	if !s.cookieValid(from, &e) {
-		if !s.answers.take(now, 1) {
+		if !s.answers.AllowN(now, 1) {
 			return nil, DropBusy
 		}
 		s.counters.Cookies++
@@ -205,7 +207,7 @@ func (s *Server) add(now time.Time, p place, e enrol) *member {
 		h = Handle(s.cfg.Rand.Uint32())
 	}
 	m := &member{place: p, Contact: Contact{h, e.id},
-		bulk: newBucket(now, s.cfg.Limit/memberShare, burst), setup: newBucket(now, memberSetup, burst)}
+		bulk: rate.NewLimiter(rate.Limit(s.cfg.Limit/memberShare), burst), setup: rate.NewLimiter(memberSetup, burst)}
 	g := s.grids[p.tag]
 	if g == nil {
 		g = &grid{}
@@ -295,23 +297,24 @@ func (s *Server) carry(now time.Time, from netip.AddrPort, data []byte) (netip.A
 		if to != nil {
 			drop = DropStranger
 		}
-		if !s.answers.take(now, 1) {
+		if !s.answers.AllowN(now, 1) {
 			return from, nil, drop
 		}
 		putHeader(data, typeUnknown, h)
 		return from, data[:Overhead], drop
 	}
-	size := float64(len(data))
+	size := len(data)
+	has := func(l *rate.Limiter) bool { return l.TokensAt(now) >= float64(size) }
 	setup := !session.IsData(carried)
 	switch {
-	case setup && m.setup.has(now, size) && s.setup.take(now, size):
-		m.setup.take(now, size)
-	case !m.bulk.has(now, size):
+	case setup && has(m.setup) && s.setup.AllowN(now, size):
+		m.setup.AllowN(now, size)
+	case !has(m.bulk):
 		return from, nil, DropMemberBudget
-	case !s.total.take(now, size):
+	case !s.total.AllowN(now, size):
 		return from, nil, DropBudget
 	default:
-		m.bulk.take(now, size)
+		m.bulk.AllowN(now, size)
 	}
 	s.counters.Carried++
 	s.counters.CarriedBytes += uint64(len(data))
@@ -363,29 +366,4 @@ func source(e netip.AddrPort) netip.Addr {
 	}
 	p, _ := a.Prefix(48)
 	return p.Addr()
-}
-
-// bucket is a budget: rate a second, burst at once.
-type bucket struct {
-	rate, burst, level float64
-	at                 time.Time
-}
-
-func newBucket(now time.Time, rate, burst int) bucket {
-	return bucket{float64(rate), float64(burst), float64(burst), now}
-}
-
-func (b *bucket) has(now time.Time, n float64) bool {
-	if d := now.Sub(b.at); d > 0 {
-		b.level, b.at = min(b.burst, b.level+d.Seconds()*b.rate), now
-	}
-	return b.level >= n
-}
-
-func (b *bucket) take(now time.Time, n float64) bool {
-	if !b.has(now, n) {
-		return false
-	}
-	b.level -= n
-	return true
 }

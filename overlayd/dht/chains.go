@@ -76,7 +76,7 @@ func (c *chains) add(m *Machine, now time.Time, encoded []byte) *chain {
 	if known := c.byID[object.ID()]; known != nil {
 		return known
 	}
-	if !m.verifying.take(now, verifyRate, verifyBurst) {
+	if !m.verifying.AllowN(now, 1) {
 		m.count.Busy++
 		return nil
 	}

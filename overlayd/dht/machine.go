@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"gridappliance/credential"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/piece"
@@ -43,7 +45,7 @@ type Machine struct {
 	cache        []*cached
 	handover     handover
 
-	serving, verifying bucket
+	serving, verifying *rate.Limiter
 	count              Counters
 	actions            []Action
 }
@@ -61,7 +63,7 @@ func New(cfg Config) *Machine {
 		cfg: cfg, rules: rules{perHolder: true, handover: true, readers: 3},
 		store: newStore(), chains: newChains(),
 		fetcher: piece.NewFetcher(piece.Limits{Objects: maxObjects, PerSource: perSource, Time: objectTime}),
-		serving: bucket{level: serveBurst}, verifying: bucket{level: verifyBurst},
+		serving: rate.NewLimiter(serveRate, serveBurst), verifying: rate.NewLimiter(verifyRate, verifyBurst),
 	}
 }
 
@@ -278,22 +280,4 @@ func (m *Machine) identity(now time.Time, chain credential.Chain) {
 			p.again = true
 		}
 	}
-}
-
-// bucket is a budget that fills again with time.
-type bucket struct {
-	level float64
-	at    time.Time
-}
-
-func (b *bucket) take(now time.Time, rate, burst float64) bool {
-	if !b.at.IsZero() {
-		b.level = min(burst, b.level+rate*now.Sub(b.at).Seconds())
-	}
-	b.at = now
-	if b.level < 1 {
-		return false
-	}
-	b.level--
-	return true
 }

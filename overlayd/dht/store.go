@@ -262,7 +262,7 @@ func (m *Machine) serve(now time.Time, to nodeid.ID, f wire.Fetch) {
 		return
 	}
 	for _, p := range o.Serve(f) {
-		if !m.serving.take(now, serveRate, serveBurst) {
+		if !m.serving.AllowN(now, 1) {
 			m.count.Busy++
 			return
 		}

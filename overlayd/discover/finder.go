@@ -213,8 +213,12 @@ func New(cfg Config) *Finder {
 func (f *Finder) Actions() <-chan Action { return f.actions }
 
 // Tell tells the Finder what happened. It never waits: when the Finder is far
-// behind, the event is lost as a datagram is.
+// behind, the event is lost. Datagrams, of which strangers may send any number,
+// have half of the room, so that they displace nothing else.
 func (f *Finder) Tell(e Event) {
+	if _, ok := e.(Datagram); ok && len(f.events) >= cap(f.events)/2 {
+		return
+	}
 	select {
 	case f.events <- e:
 	default:

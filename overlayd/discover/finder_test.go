@@ -293,3 +293,24 @@ func TestRestsWithADirectPeer(t *testing.T) {
 		t.Errorf("due again after %v", next.Sub(now))
 	}
 }
+
+// TestFloodDisplacesNothing: strangers send more than the Finder can take, and
+// what the loop tells it meanwhile is not lost.
+func TestFloodDisplacesNothing(t *testing.T) {
+	f := New(Config{})
+	for range 2 * cap(f.events) {
+		f.Tell(Datagram{})
+	}
+	for range cap(f.events) / 2 {
+		f.Tell(Path{})
+	}
+	paths := 0
+	for len(f.events) > 0 {
+		if _, ok := (<-f.events).(Path); ok {
+			paths++
+		}
+	}
+	if paths != cap(f.events)/2 {
+		t.Errorf("%d of %d events came through a flood", paths, cap(f.events)/2)
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"gridappliance/credential"
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/piece"
@@ -72,7 +74,7 @@ type peer struct {
 	grade    time.Duration
 	punished time.Time // not listened to before
 
-	talk, serve bucket
+	talk, serve *rate.Limiter
 }
 
 // New returns a machine that knows no peer.
@@ -139,7 +141,7 @@ func (m *Machine) peerUp(now time.Time, e PeerUp) {
 			return
 		}
 		m.peers = slices.Insert(m.peers, i, &peer{
-			id: e.ID, talk: bucket{level: talkBurst, at: now}, serve: bucket{level: serveBurst, at: now}, grade: firstGrade,
+			id: e.ID, talk: rate.NewLimiter(talkRate, talkBurst), serve: rate.NewLimiter(serveRate, serveBurst), grade: firstGrade,
 		})
 	}
 	m.heard(now, m.peers[i], e.Versions)
@@ -163,7 +165,7 @@ func (m *Machine) received(now time.Time, p *peer, e Received) {
 		m.receivedPiece(now, p, e.Body)
 		return
 	}
-	if !p.talk.take(now, talkRate, talkBurst) {
+	if !p.talk.AllowN(now, 1) {
 		m.count.TooFast++
 		return
 	}
@@ -294,7 +296,7 @@ func (m *Machine) answerFetch(now time.Time, p *peer, f wire.Fetch) {
 		return
 	}
 	for _, served := range object.Serve(f) {
-		if !p.serve.take(now, serveRate, serveBurst) {
+		if !p.serve.AllowN(now, 1) {
 			m.count.TooFast++
 			return
 		}
@@ -372,20 +374,4 @@ func (m *Machine) NextDeadline() time.Time {
 		}
 	}
 	return next
-}
-
-// bucket is a budget that fills again with time.
-type bucket struct {
-	level float64
-	at    time.Time
-}
-
-func (b *bucket) take(now time.Time, rate, burst float64) bool {
-	b.level = min(burst, b.level+rate*now.Sub(b.at).Seconds())
-	b.at = now
-	if b.level < 1 {
-		return false
-	}
-	b.level--
-	return true
 }

@@ -29,9 +29,6 @@ var counterNames = [counters]string{
 	"grants", "renewals", "rounds", "rounds-failed", "lost", "copied", "epoch-skipped",
 }
 
-// String returns the counter's name.
-func (c Counter) String() string { return counterNames[c] }
-
 // Counts are a machine's counters.
 type Counts [counters]uint64
 

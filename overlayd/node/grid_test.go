@@ -43,14 +43,15 @@ func newSite(t *testing.T) *site {
 // station is one of them.
 type station struct {
 	*Node
-	t      *testing.T
-	host   *device.Memory
-	at     netip.AddrPort // on the underlay
-	state  string
-	stop   func()
-	ends   string        // what Run's error is to say; "": none
-	copied chan struct{} // something sent: the machine was
-	slept  atomic.Int64  // ns that the machine's clock has gone on and others have not
+	t       *testing.T
+	host    *device.Memory
+	at      netip.AddrPort // on the underlay
+	state   string
+	stop    func()
+	ends    string        // what Run's error is to say; "": none
+	copied  chan struct{} // something sent: the machine was
+	slept   atomic.Int64  // ns that the machine's clock has gone on and others have not
+	stopped atomic.Int64  // ns that its next look at the clock takes
 
 	mu  sync.Mutex
 	got map[string]int // packets that reached the machine, by text
@@ -70,7 +71,10 @@ func (s *site) bootAt(f *floppy.Floppy, k int, state string) *station {
 	begun := time.Now().Add(-time.Hour)
 	cfg := w.config(f)
 	cfg.Listen, cfg.Host, cfg.Underlay = x.at, x.host, &s.underlay
-	cfg.Clock = func() time.Duration { return time.Since(begun) + time.Duration(x.slept.Load()) }
+	cfg.Clock = func() time.Duration {
+		time.Sleep(time.Duration(x.stopped.Swap(0)))
+		return time.Since(begun) + time.Duration(x.slept.Load())
+	}
 	cfg.Look = func(string) (underlay.State, error) {
 		return underlay.State{Addresses: []netip.Prefix{netip.PrefixFrom(ip, 24)}}, nil
 	}
@@ -311,6 +315,26 @@ func TestLeaseEndClosesTheDataPlane(t *testing.T) {
 		pass(2 * time.Second)
 		if b.received("again") != 1 {
 			t.Errorf("after it came back: %d packets; %+v", b.received("again"), a.Status())
+		}
+	})
+}
+
+// TestStoppedWhileReckoning: a process that is stopped just before it looks at
+// the clock does not reckon its lease longer for it.
+func TestStoppedWhileReckoning(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		_, a, _, _ := s.three()
+		var want, got time.Duration
+		a.inLoop(t.Context(), func(time.Time) {
+			want = a.until()
+			a.stopped.Store(int64(30 * time.Second))
+			got = a.until()
+		})
+		synctest.Wait()
+		pass(time.Minute)
+		if want == 0 || got != want {
+			t.Errorf("the lease ends at %v of the clock, and at %v after a stop", want, got)
 		}
 	})
 }

@@ -46,7 +46,7 @@ func (n *Node) lanEvent(now time.Time, e vnet.Event) {
 		case vnet.Unwant:
 			n.handle(now, core.Other{Event: link.Unwant{ID: a.ID, Purpose: n.namespace}})
 		case vnet.Send:
-			if !n.maySend(now) {
+			if !n.maySend(time.Now()) { // now may be old: others wait behind it, and the process may have been stopped
 				n.counters.drop(dropLease)
 				continue
 			}
@@ -213,8 +213,8 @@ func (n *Node) report(now time.Time) {
 
 // table makes the data path's Table of the moment. A virtual endpoint is no
 // socket's: what goes there or comes from there, the loop carries.
-func (n *Node) table(now time.Time) *datapath.Table {
-	t := &datapath.Table{Until: n.until(now), Own: n.own(), Pool: n.pool,
+func (n *Node) table() *datapath.Table {
+	t := &datapath.Table{Until: n.until(), Own: n.own(), Pool: n.pool,
 		To: map[netip.Addr]*datapath.Peer{}, Keys: map[uint32]*datapath.Opening{}, Relays: map[uint32]*datapath.Relay{}}
 	relays := map[nodeid.ID]*datapath.Relay{}
 	holdings := n.lan.Holdings()
@@ -333,8 +333,10 @@ func (n *Node) relay(t *datapath.Table, relays map[nodeid.ID]*datapath.Relay, id
 
 // until is when this node may no longer use its addresses, as the data path's
 // clock reads then: at the end of the lease, if there is one, or of the
-// certificate.
-func (n *Node) until(now time.Time) time.Duration {
+// certificate. The clock is read first: a process that is stopped in between
+// comes to an end that is too early, never too late.
+func (n *Node) until() time.Duration {
+	clock, now := n.cfg.Clock(), time.Now()
 	if n.refused != nil {
 		return 0
 	}
@@ -346,7 +348,7 @@ func (n *Node) until(now time.Time) time.Duration {
 		}
 		end = min(end, l.Until().Sub(now))
 	}
-	return n.cfg.Clock() + end
+	return clock + end
 }
 
 // maySend says whether the loop may send packets of this node's.
@@ -388,7 +390,7 @@ func (n *Node) leased(now time.Time, a core.Leased) {
 	if addr.IsValid() {
 		n.log.Info("address leased", "addr", addr, "reason", a.Why)
 	} else {
-		n.path.Publish(n.table(now)) // before anything else is sent
+		n.path.Publish(n.table()) // before anything else is sent
 	}
 }
 

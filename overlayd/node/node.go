@@ -423,7 +423,7 @@ func (n *Node) step(now time.Time, running context.Context) error {
 	}
 	if n.stale || n.links.moved || n.relayChanges != n.core.Relaying().Changes() {
 		n.stale, n.links.moved = false, false
-		n.path.Publish(n.table(now))
+		n.path.Publish(n.table())
 	}
 	if n.cfg.Watchdog > 0 && now.Sub(n.pinged) >= n.cfg.Watchdog/2 {
 		n.cfg.Notify("WATCHDOG=1")

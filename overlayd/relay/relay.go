@@ -28,6 +28,8 @@ package relay
 import (
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/wire"
 )
@@ -107,7 +109,7 @@ type link struct {
 	LinkUp
 	channels map[uint16]*channel
 	last     uint16 // number given last
-	asks     bucket
+	asks     *rate.Limiter
 }
 
 // channel is one end's number, and the other end.
@@ -123,9 +125,9 @@ type Machine struct {
 	cfg      Config
 	links    map[nodeid.ID]*link
 	order    []*channel // pairs by the age of their making: the first end of each
-	budgets  map[wire.Holder]*bucket
+	budgets  map[wire.Holder]*rate.Limiter
 	holders  []wire.Holder // of budgets, by age
-	total    bucket
+	total    *rate.Limiter
 	counters Counters
 	changes  uint64
 	actions  []Send
@@ -133,7 +135,7 @@ type Machine struct {
 
 // New returns a machine that relays nothing yet.
 func New(cfg Config) *Machine {
-	return &Machine{cfg: cfg, links: map[nodeid.ID]*link{}, budgets: map[wire.Holder]*bucket{}, total: newBucket(totalMbit)}
+	return &Machine{cfg: cfg, links: map[nodeid.ID]*link{}, budgets: map[wire.Holder]*rate.Limiter{}, total: rate.NewLimiter(bits(totalMbit))}
 }
 
 // Handle takes one event and returns what to send; the slice is reused by the
@@ -151,7 +153,7 @@ func (m *Machine) Handle(now time.Time, e Event) []Send {
 		if m.cfg.ID.Compare(e.ID) < 0 {
 			last = 0xffff // the next is 1
 		}
-		m.links[e.ID] = &link{LinkUp: e, last: last, channels: map[uint16]*channel{}, asks: bucket{rate: float64(time.Second / askEvery), burst: askBurst, left: askBurst}}
+		m.links[e.ID] = &link{LinkUp: e, last: last, channels: map[uint16]*channel{}, asks: rate.NewLimiter(rate.Every(askEvery), askBurst)}
 	case LinkDown:
 		m.linkDown(e.ID)
 	case Message:
@@ -232,7 +234,7 @@ func (m *Machine) message(now time.Time, e Message) {
 
 // ask gives a channel to a peer of ours; the same one when there is one.
 func (m *Machine) ask(now time.Time, from *link, peer nodeid.ID) {
-	if !from.asks.take(now, 1) {
+	if !from.asks.AllowN(now, 1) {
 		m.counters.Refused++
 		return // not even an answer: it asks too often
 	}
@@ -339,8 +341,7 @@ func (m *Machine) Forward(now time.Time, from nodeid.ID, channel uint16, size in
 	}
 	c := l.channels[channel]
 	if l.Namespace != m.cfg.Namespace {
-		bits := float64(8 * size)
-		if !m.budget(l).take(now, bits) || !m.total.take(now, bits) {
+		if !m.budget(now, l).AllowN(now, 8*size) || !m.total.AllowN(now, 8*size) {
 			m.counters.OverBudget++
 			return nodeid.ID{}, 0, false
 		}
@@ -351,50 +352,28 @@ func (m *Machine) Forward(now time.Time, from nodeid.ID, channel uint16, size in
 	return c.other.owner.ID, c.other.number, true
 }
 
-// budget is the bucket of a link's holder.
-func (m *Machine) budget(l *link) *bucket {
+// budget is that of a link's holder, as large as the certificate says now.
+func (m *Machine) budget(now time.Time, l *link) *rate.Limiter {
+	limit, burst := bits(l.Mbit)
 	b := m.budgets[l.Holder]
 	if b == nil {
 		if len(m.holders) == maxChannels {
 			delete(m.budgets, m.holders[0])
 			m.holders = append(m.holders[:0], m.holders[1:]...)
 		}
-		made := newBucket(l.Mbit)
-		b = &made
+		b = rate.NewLimiter(limit, burst)
 		m.budgets[l.Holder] = b
 		m.holders = append(m.holders, l.Holder)
 	}
-	b.resize(l.Mbit)
+	if b.Limit() != limit {
+		b.SetLimitAt(now, limit)
+		b.SetBurstAt(now, burst)
+	}
 	return b
 }
 
-// bucket lets so much a second through, and what has not been used of a burst.
-type bucket struct {
-	rate, burst, left float64
-	since             time.Time
-}
-
-func newBucket(mbit int) bucket {
-	rate := float64(mbit) * 1e6
-	return bucket{rate: rate, burst: rate * burst.Seconds(), left: rate * burst.Seconds()}
-}
-
-// resize follows a certificate that allows more or less.
-func (b *bucket) resize(mbit int) {
-	if rate := float64(mbit) * 1e6; rate != b.rate {
-		b.rate, b.burst = rate, rate*burst.Seconds()
-		b.left = min(b.left, b.burst)
-	}
-}
-
-func (b *bucket) take(now time.Time, n float64) bool {
-	if !b.since.IsZero() {
-		b.left = min(b.burst, b.left+b.rate*now.Sub(b.since).Seconds())
-	}
-	b.since = now
-	if b.left < n {
-		return false
-	}
-	b.left -= n
-	return true
+// bits are what so many Mbit/s are a second, and in one burst.
+func bits(mbit int) (rate.Limit, int) {
+	perSecond := float64(mbit) * 1e6
+	return rate.Limit(perSecond), int(perSecond * burst.Seconds())
 }

@@ -50,7 +50,7 @@ func (m *Machine) hello(now time.Time, d Datagram) {
 		m.send(d.From, appendCookie(nil, h.sender, m.cookies.make(0, d.From, e[:])))
 		return
 	}
-	if !m.tokens.take(now) {
+	if !m.tokens.AllowN(now, 1) {
 		m.drop(DropBusy)
 		return
 	}
@@ -237,26 +237,5 @@ func (m *Machine) yields(who *proof) bool {
 		m.retire(s.next)
 		s.next = nil
 	}
-	return true
-}
-
-// bucket lets so many events a second through.
-type bucket struct {
-	rate, burst float64
-	left        float64
-	since       time.Time
-}
-
-func (b *bucket) take(now time.Time) bool {
-	if b.since.IsZero() {
-		b.left = b.burst
-	} else {
-		b.left = min(b.burst, b.left+b.rate*now.Sub(b.since).Seconds())
-	}
-	b.since = now
-	if b.left < 1 {
-		return false
-	}
-	b.left--
 	return true
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/flynn/noise"
+	"golang.org/x/time/rate"
 
 	"gridappliance/credential"
 	"gridappliance/overlayd/nodeid"
@@ -64,7 +65,7 @@ type Machine struct {
 	byKey    map[key]*Session
 	byIndex  map[uint32]owner
 	byHello  map[[ephemeral]byte]*half
-	tokens   bucket
+	tokens   *rate.Limiter
 	held     int       // bytes of unfinished messages
 	watch    time.Time // next look at the ends of certificates
 	recheck  int       // sessions left to verify again; they are the first of sessions
@@ -96,7 +97,7 @@ func New(cfg Config, now time.Time) (*Machine, error) {
 	m := &Machine{
 		cfg: cfg, own: newShown(cfg.Chain), offer: cfg.Offer, served: map[[4]byte]served{},
 		chains: newChains(cfg.MaxChains), byKey: map[key]*Session{}, byIndex: map[uint32]owner{},
-		byHello: map[[ephemeral]byte]*half{}, tokens: bucket{rate: helloRate, burst: helloBurst}, stale: true,
+		byHello: map[[ephemeral]byte]*half{}, tokens: rate.NewLimiter(helloRate, helloBurst), stale: true,
 		watch: now.Add(watchEvery),
 	}
 	m.cookies.grid = cfg.Descriptor

@@ -148,7 +148,7 @@ type (
 	// Deliver hands a packet to this machine.
 	Deliver struct{ Packet []byte }
 
-	// Changed says that Addresses or who is up has changed.
+	// Changed says that Holdings or who is up has changed.
 	Changed struct{}
 
 	// Drop counts packets that went no further.
@@ -230,11 +230,6 @@ func (l *LAN) drop(why Reason, packets int) {
 	if packets > 0 {
 		l.do(Drop{why, packets})
 	}
-}
-
-// Addresses returns the addresses that are known to be a peer's.
-func (l *LAN) Addresses(id nodeid.ID) []netip.Addr {
-	return append(l.Holdings()[id], Address6(l.namespace, id))
 }
 
 // Holdings returns who is known to have which addresses, but those that follow

@@ -167,11 +167,11 @@ func TestRosterCannotBeClaimed(t *testing.T) {
 	b.want(In{peer3, ip(addr2, mine, 40, 2)}, "drop/source 1")
 	b.want(Who{Address: addr2, ID: peer3, Found: true}, "")
 	b.want(In{peer2, ip(addr2, mine, 40, 3)}, "deliver 3")
-	if got := b.l.Addresses(peer2); !slices.Contains(got, addr2) {
+	if got := b.l.Holdings()[peer2]; !slices.Contains(got, addr2) {
 		t.Errorf("addresses %v", got)
 	}
 	b.do(Fixed{nil})
-	if got := b.l.Addresses(peer2); slices.Contains(got, addr2) {
+	if got := b.l.Holdings()[peer2]; slices.Contains(got, addr2) {
 		t.Errorf("addresses %v after the roster changed", got)
 	}
 }
@@ -183,7 +183,7 @@ func TestLeaseEnds(t *testing.T) {
 	b.want(Who{Address: addr2, ID: peer2, Until: start.Add(10 * time.Second), Found: true}, "send 2 1")
 	b.now = start.Add(11 * time.Second)
 	b.want(Out{ip(mine, addr2, 40, 2)}, "ask 10.250.0.22")
-	if got := b.l.Addresses(peer2); len(got) != 1 {
+	if got := b.l.Holdings()[peer2]; len(got) != 0 {
 		t.Errorf("addresses %v after the lease's end", got)
 	}
 	b.want(Who{Address: addr2, ID: peer3, Until: start.Add(time.Hour), Found: true}, "want 3")

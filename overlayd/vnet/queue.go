@@ -83,11 +83,3 @@ func (q *Queue[K]) Expire(now time.Time) (packets int) {
 	}
 	return packets
 }
-
-// NextDeadline is when Expire is due; zero: never.
-func (q *Queue[K]) NextDeadline() time.Time {
-	if len(q.order) == 0 {
-		return time.Time{}
-	}
-	return q.keys[q.order[0]].since.Add(queueTime)
-}

@@ -35,7 +35,7 @@ func TestQueueIsBounded(t *testing.T) {
 		t.Errorf("room for %d packets after %d were taken", n, taken)
 	}
 	now = now.Add(queueTime)
-	if n := q.Expire(now); n != total || !q.NextDeadline().IsZero() {
+	if n := q.Expire(now); n != total || len(q.order) != 0 || q.bytes != 0 {
 		t.Errorf("%d packets were too old, want %d", n, total)
 	}
 	for key := range 2 * queueKeys {
