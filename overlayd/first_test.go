@@ -145,16 +145,7 @@ func (f *fellow) wait(patience time.Duration) time.Time {
 
 // path returns how packets to another machine go.
 func (f *fellow) path(to *fellow) control.Path {
-	why, err := control.Dial(f.dir+"/sock").Why(f.g.t.Context(), control.Target{Address: to.address})
-	if err != nil {
-		return control.PathNone
-	}
-	for _, s := range why.Sessions {
-		if s.Purpose != control.PurposeLink {
-			return s.Path
-		}
-	}
-	return control.PathNone
+	return pathTo(f.g.t, control.Dial(f.dir+"/sock"), to.address)
 }
 
 // reach pings until the path is as wanted; no ping may be lost.

@@ -335,8 +335,11 @@ func tail(text string) string {
 }
 
 // path is how packets to a peer go now.
-func (m *station) path(to *station) control.Path {
-	why, err := m.client().Why(m.t.Context(), control.Target{Address: to.Address})
+func (m *station) path(to *station) control.Path { return pathTo(m.t, m.client(), to.Address) }
+
+// pathTo asks a node how packets to an address go now.
+func pathTo(t *testing.T, node *control.Client, address netip.Addr) control.Path {
+	why, err := node.Why(t.Context(), control.Target{Address: address})
 	if err != nil {
 		return control.PathNone
 	}

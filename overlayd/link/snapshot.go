@@ -64,7 +64,7 @@ func (p *peer) snapshot() (Snapshot, bool) {
 // Endpoint returns where a peer is reached directly, for whatever purpose.
 func (m *Machine) Endpoint(id nodeid.ID) (netip.AddrPort, bool) {
 	for _, p := range m.peers {
-		if p.id == id && p.best != nil && p.best.via.IsDirect() && p.best.via.Socket == 0 && p.best.via.Virtual() == session.NotVirtual {
+		if p.id == id && p.best != nil && isDirect(p.best.via) && p.best.via.Socket == 0 {
 			return p.best.via.Endpoint, true
 		}
 	}

@@ -284,9 +284,9 @@ func (n *Node) loop(ctx, running context.Context) error {
 		case err := <-n.path.Failed():
 			return err
 		case d := <-n.path.Datagrams():
-			n.datagrams(time.Now(), d)
+			several(n, n.path.Datagrams(), d, n.datagram)
 		case p := <-n.path.Packets():
-			n.packets(time.Now(), p)
+			several(n, n.path.Packets(), p, n.packet)
 		case f := <-n.requests:
 			f(time.Now())
 		case k := <-n.persisted:
@@ -337,19 +337,20 @@ func (n *Node) leave() {
 		case <-time.After(max(0, time.Until(n.core.NextDeadline()))):
 			n.handle(time.Now(), core.Tick{})
 		case d := <-n.path.Datagrams(): // what they answer
-			n.datagrams(time.Now(), d)
+			several(n, n.path.Datagrams(), d, n.datagram)
 		}
 	}
 }
 
-// datagrams takes one of the underlay and those behind it.
-func (n *Node) datagrams(now time.Time, d datapath.Datagram) {
-	n.datagram(now, d)
+// several takes one of a queue and those behind it.
+func several[T any](n *Node, queue <-chan T, first T, take func(now time.Time, v T)) {
+	now := time.Now()
+	take(now, first)
 	for range burst - 1 {
 		n.drain(now)
 		select {
-		case d := <-n.path.Datagrams():
-			n.datagram(now, d)
+		case v := <-queue:
+			take(now, v)
 		default:
 			return
 		}
@@ -357,22 +358,7 @@ func (n *Node) datagrams(now time.Time, d datapath.Datagram) {
 	n.drain(now)
 }
 
-// packets takes one that the data path does not know what to do with, and
-// those behind it.
-func (n *Node) packets(now time.Time, p datapath.Packet) {
-	n.packet(now, p)
-	for range burst - 1 {
-		n.drain(now)
-		select {
-		case p := <-n.path.Packets():
-			n.packet(now, p)
-		default:
-			return
-		}
-	}
-	n.drain(now)
-}
-
+// packet takes one that the data path does not know what to do with.
 func (n *Node) packet(now time.Time, p datapath.Packet) {
 	if p.From == (nodeid.ID{}) {
 		n.lanEvent(now, vnet.Out{Packet: p.Data})
