@@ -5,7 +5,9 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"runtime"
 	"slices"
@@ -63,6 +65,9 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 	}
 	var err error
 	if in.Accounts, err = jobAccounts(d.root); err != nil {
+		return err
+	}
+	if in.Modules, err = modules(d.root); err != nil {
 		return err
 	}
 	identity, err := f.Identity(now)
@@ -166,6 +171,31 @@ func jobAccounts(root *os.Root) (int, error) {
 		n++
 	}
 	return n, nil
+}
+
+// modules returns the names of the image's modules, sorted: the builder leaves
+// their list in every image that has some.
+func modules(root *os.Root) ([]string, error) {
+	const file = "usr/lib/grid/modules.json"
+	text, err := root.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var list []struct {
+		Name string `json:"name"`
+	}
+	if err := json.Unmarshal(text, &list); err != nil {
+		return nil, fmt.Errorf("read /%s: %w", file, err)
+	}
+	var names []string
+	for _, m := range list {
+		names = append(names, m.Name)
+	}
+	slices.Sort(names)
+	return names, nil
 }
 
 // result returns what write reports.

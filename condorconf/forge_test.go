@@ -91,7 +91,7 @@ func testOwnConfiguration(t *testing.T, master, worker, client, other *machine, 
 	if out, err := worker.Try("chroot", worker.root, "condor_submit", "-remote", client.Name, "/tmp/job.sub"); err == nil {
 		t.Errorf("the worker submitted at the client: %s", out)
 	}
-	other.put(mine, "UID_DOMAIN = physics\nJOB_TRANSFORM_GridUser = SET GridUser \"alice\"\nIMMUTABLE_JOB_ATTRS =\n")
+	other.put(mine, "NETWORK_HOSTNAME = "+client.Name+"\nUID_DOMAIN = physics\nJOB_TRANSFORM_GridUser = SET GridUser \"alice\"\nIMMUTABLE_JOB_ATTRS =\n")
 	worker.put(mine, "DAEMON_LIST = $(DAEMON_LIST), SCHEDD\n")
 	for _, m := range []*machine{other, worker} {
 		restart(m)
@@ -103,6 +103,20 @@ func testOwnConfiguration(t *testing.T, master, worker, client, other *machine, 
 	if got := master.inside("condor_status", "-schedd", "-autoformat", "Machine"); strings.Contains(got, worker.Name) {
 		t.Errorf("the collector took the worker's job queue: %s", got)
 	}
+
+	// A collector that takes the lie, as it takes a modified queue's, gives the job the worker's slot: its guard has it held.
+	const lax = "etc/condor/config.d/90-lax.conf"
+	master.put(lax, "COLLECTOR_REQUIREMENTS = True\n")
+	master.reload(running[master])
+	reason := other.until(time.Minute, "refused here", "condor_q", "-allusers", "-constraint", "JobStatus == 5", "-autoformat", "HoldReasonCode", "HoldReason")
+	if want := other.Name + " of the group chemistry"; !strings.HasPrefix(reason, "19 ") || !strings.Contains(reason, want) {
+		t.Errorf("the forged job is held for %q, want code 19 and %q", reason, want)
+	}
+	if err := os.Remove(filepath.Join(master.root, lax)); err != nil {
+		t.Fatal(err)
+	}
+	master.reload(running[master])
+
 	for _, m := range []*machine{other, worker} {
 		m.inside("condor_rm", "-all")
 		if err := os.Remove(filepath.Join(m.root, mine)); err != nil {

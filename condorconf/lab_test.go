@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -13,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"gridappliance/condorconf/guard"
 	"gridappliance/credential"
 	"gridappliance/floppy"
 	"gridappliance/internal/need"
@@ -81,11 +84,13 @@ type lab struct {
 	bridge *netlab.Switch
 	grid   *credential.Grid
 	lower  string
+	// Who has which address. It is filled before any job runs.
+	members map[netip.Addr]control.Whois
 }
 
 func newLab(t *testing.T, masters int) *lab {
 	t.Helper()
-	l := &lab{t: t, net: netlab.New(t), lower: rootfs(t)}
+	l := &lab{t: t, net: netlab.New(t), lower: rootfs(t), members: map[netip.Addr]control.Whois{}}
 	l.bridge = l.net.Switch("overlay")
 	l.grid = newGrid(t, masters)
 	return l
@@ -120,9 +125,62 @@ func (l *lab) member(files []floppy.File, role floppy.Role, group, user string, 
 		hosts += a.String() + " " + control.HostName(a) + "\n"
 	}
 	m.put("etc/hosts", hosts)
+	l.members[addr] = control.Whois{Address: addr, Name: m.Name, User: user, Group: group, Role: string(role)}
+	if role != floppy.RoleMaster {
+		m.guarded(l)
+	}
 	m.status = filepath.Join(l.t.TempDir(), "status.json")
 	m.address(addr)
 	return m
+}
+
+// guarded gives the machine this command, which HTCondor runs before each job,
+// and the guard that it asks.
+func (m *machine) guarded(l *lab) {
+	m.t.Helper()
+	program := filepath.Join(m.root, "usr/lib/grid/condorconf")
+	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	must(m.t, sysrun.Command{Name: need.Tool(m.t, "go"), Args: []string{"build", "-o", program, "."}, Env: append(os.Environ(), "CGO_ENABLED=0")})
+	socket := filepath.Join(m.root, guard.SocketPath)
+	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
+		m.t.Fatal(err)
+	}
+	ln, err := guard.Listen(socket)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	s := guard.Service{Overlay: labOverlay{m, l}, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)),
+		Vacate: func(context.Context, string) error { return errors.New("nobody is refused here") }}
+	ctx, cancel := context.WithCancel(context.Background())
+	served := make(chan error)
+	go func() { served <- s.Run(ctx, ln) }()
+	m.t.Cleanup(func() {
+		cancel()
+		if err := <-served; err != nil {
+			m.t.Error(err)
+		}
+	})
+}
+
+// labOverlay is overlayd as a machine's guard asks it.
+type labOverlay struct {
+	m *machine
+	l *lab
+}
+
+func (o labOverlay) Status(context.Context) (control.Status, error) { return o.m.member, nil }
+
+func (o labOverlay) Whois(_ context.Context, addr netip.Addr) (control.Whois, error) {
+	if who, ok := o.l.members[addr]; ok {
+		return who, nil
+	}
+	return control.Whois{}, control.ErrUnknown
+}
+
+func (o labOverlay) Ping(_ context.Context, who control.Target) (control.Pong, error) {
+	return control.Pong{Address: who.Address, Path: control.PathDirect, RTT: control.Millis(1500 * time.Microsecond)}, nil
 }
 
 // address makes overlayd's status say that the machine has the address.

@@ -55,9 +55,8 @@ func TestPool(t *testing.T) {
 	if r := master.condorconf("write"); !slices.Contains(r.Start, pool.CondorUnit) || r.Renew == "" || r.Waiting != "" {
 		t.Fatalf("master: %+v, want HTCondor started and a time of renewal", r)
 	}
-	master.start()
+	running := map[*machine]*netlab.Process{master: master.start()}
 	master.until(30*time.Second, "archer", "condor_status", "-collector", "-af", "CollectorHost", "Name", "MyAddress")
-	running := map[*machine]*netlab.Process{}
 	for _, m := range []*machine{worker, client, other} {
 		if r := m.condorconf("write"); r.Waiting == "" || slices.Contains(r.Start, pool.CondorUnit) || !slices.Contains(r.Stop, pool.CondorUnit) {
 			t.Errorf("%s without a certificate: %+v, want HTCondor stopped and the reason", m.Name, r)

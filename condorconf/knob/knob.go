@@ -135,6 +135,21 @@ func (d *Doc) Set(name source, v Value, index ...int) {
 	for _, i := range index {
 		full = strings.Replace(full, "%d", strconv.Itoa(i), 1)
 	}
+	d.set(name, full, v)
+}
+
+// SetFor adds one knob whose name has a part from outside, of ASCII letters and
+// digits: name "Has%s" for "OpenMpi" sets HasOpenMpi.
+func (d *Doc) SetFor(name source, part string, v Value) {
+	if part == "" || strings.ContainsFunc(part, func(r rune) bool { return !wordRune(r) || strings.ContainsRune("._@:/+-", r) }) {
+		d.errs = append(d.errs, fmt.Errorf("knob %s for %q: want letters and digits", name, part))
+		return
+	}
+	d.set(name, strings.Replace(string(name), "%s", part, 1), v)
+}
+
+// set adds the knob full, which is one of those that name stands for.
+func (d *Doc) set(name source, full string, v Value) {
 	if _, ok := names[string(name)]; !ok || strings.Contains(full, "%") {
 		d.errs = append(d.errs, fmt.Errorf("knob %s: is not in the allow-list", full))
 	}

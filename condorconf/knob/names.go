@@ -100,6 +100,7 @@ var names = map[string]Kind{
 
 	// ownership and slots
 	"GridGroup":                        Expression,
+	"Has%s":                            Plain,
 	"STARTD_ATTRS":                     Plain,
 	"RANK":                             Expression,
 	"START":                            Expression,
@@ -123,6 +124,14 @@ var names = map[string]Kind{
 	"SLOT_TYPE_1":                      Plain,
 	"SLOT_TYPE_1_PARTITIONABLE":        Plain,
 	"RESERVED_MEMORY":                  Plain,
+
+	// the guard
+	"STARTER_JOB_HOOK_KEYWORD":              Plain,
+	"GRID_HOOK_PREPARE_JOB_BEFORE_TRANSFER": Plain,
+	"STARTD_CRON_JOBLIST":                   Plain,
+	"STARTD_CRON_GRID_EXECUTABLE":           Plain,
+	"STARTD_CRON_GRID_ARGS":                 Plain,
+	"STARTD_CRON_GRID_PERIOD":               Plain,
 
 	// timing
 	"NEGOTIATOR_INTERVAL":        Plain,

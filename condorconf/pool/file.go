@@ -17,6 +17,7 @@ const (
 	PolicyFile   = "etc/condor/config.d/40-grid-policy.conf"
 	TuneFile     = "etc/condor/config.d/50-grid-tune.conf"
 	MapFile      = "etc/condor/grid/mapfile"
+	HookFile     = "etc/condor/grid-prepare-job" // where the accounts of jobs may read
 	CAFile       = "etc/condor/grid/ca.crt"
 	CertFile     = "etc/condor/grid/node.crt"
 	KeyFile      = "etc/condor/grid/node.key"
@@ -26,8 +27,12 @@ const (
 	NFSFile      = "etc/nfs.conf.d/grid.conf"
 )
 
+// program is where this command is on a machine.
+const program = "/usr/lib/grid/condorconf"
+
 // Unit names.
 const (
+	GuardUnit  = "grid-guard.service"
 	CondorUnit = "condor.service"
 	AutofsUnit = "autofs.service"
 	NFSUnit    = "nfs-server.service"
@@ -46,6 +51,7 @@ var owned = []struct {
 	{KeyFile, "", false},
 	{CertFile, "", false},
 	{MapFile, CondorUnit, false},
+	{HookFile, "", false},
 	{NetworkFile, CondorUnit, false},
 	{MastersFile, CondorUnit, true}, // a restart would end the jobs that run
 	{SecurityFile, CondorUnit, false},
@@ -92,7 +98,7 @@ func (m Machine) Units() (run, stop []string) {
 	for _, u := range []struct {
 		name string
 		want bool
-	}{{CondorUnit, true}, {AutofsUnit, m.Automount}, {NFSUnit, m.Export != ""}} {
+	}{{GuardUnit, m.guarded()}, {CondorUnit, true}, {AutofsUnit, m.Automount}, {NFSUnit, m.Export != ""}} {
 		if u.want {
 			run = append(run, u.name)
 		} else {
@@ -131,6 +137,9 @@ func (m Machine) Files() ([]File, error) {
 		return files, nil
 	}
 	files = append(files, File{MapFile, 0o644, m.mapfile()})
+	if m.guarded() {
+		files = append(files, File{HookFile, 0o755, []byte("#!" + program + " prepare\n")})
+	}
 	shares, err := m.shares()
 	return append(files, shares...), err
 }

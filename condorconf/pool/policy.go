@@ -1,6 +1,8 @@
 package pool
 
 import (
+	"strings"
+
 	"gridappliance/condorconf/knob"
 	"gridappliance/floppy"
 )
@@ -11,6 +13,13 @@ const jobAccounts = "slot[0-9]+"
 
 // maxSlots is more than any machine has.
 const maxSlots = 1024
+
+// What a job is worth to a machine of its group, and how much more to the
+// machine of its owner.
+const (
+	groupRank = 100
+	ownerRank = 100
+)
 
 // Whose a job is, in expressions of a machine.
 const (
@@ -24,7 +33,8 @@ const (
 // User is set by the schedd to account@UID_DOMAIN, and its collector accepts
 // only the domain of the schedd's certificate; GridUser is set by the schedd's
 // own transform. So stock tools forge neither. Who is root on a client can
-// write any GridUser within the group, and a modified schedd any User.
+// write any GridUser within the group, and a modified schedd any User; Claim is
+// how the guard finds out before the job starts.
 func (m Machine) policy(d *knob.Doc) {
 	if !m.executes() {
 		return
@@ -37,7 +47,7 @@ func (m Machine) policy(d *knob.Doc) {
 	}
 	if m.Preempt {
 		d.Comment("The owner's own jobs come first, then the group's; they preempt all others.")
-		d.Set("RANK", knob.Expr("ifThenElse("+group+", 100 + 100 * ("+user+"), 0)"))
+		d.Set("RANK", knob.Expr("ifThenElse("+group+", %v + %v * ("+user+"), 0)", knob.Int(groupRank), knob.Int(ownerRank)))
 	} else {
 		d.Comment("No job comes before another, none is preempted.")
 		d.Set("RANK", knob.Int(0))
@@ -57,6 +67,52 @@ func (m Machine) policy(d *knob.Doc) {
 	d.Comment("Leave the machine some memory, in MiB, for itself.")
 	d.Set("RESERVED_MEMORY", knob.Int(256))
 	m.slots(d)
+	m.software(d)
+	if m.guarded() {
+		guarded(d)
+	}
+}
+
+// software writes which modules the image has, for jobs that need one:
+// requirements = HasVerilator.
+func (m Machine) software(d *knob.Doc) {
+	if len(m.Modules) > 0 {
+		d.Comment("The image's modules, as jobs ask for them.")
+	}
+	for _, module := range m.Modules {
+		name := camel(module)
+		d.SetFor("Has%s", name, knob.Bool(true))
+		d.Set("STARTD_ATTRS", knob.Expr("$(STARTD_ATTRS) Has%v", knob.Word(name)))
+	}
+}
+
+// camel returns the name of a module as it stands in an attribute: OpenMpi for
+// open-mpi.
+func camel(name string) string {
+	var b strings.Builder
+	for word := range strings.SplitSeq(name, "-") {
+		if word != "" {
+			b.WriteString(strings.ToUpper(word[:1]) + word[1:])
+		}
+	}
+	return b.String()
+}
+
+// guarded says whether the machine runs jobs of other machines, and so asks the
+// guard whose they are.
+func (m Machine) guarded() bool { return m.executes() && m.Credential }
+
+// guarded writes what HTCondor runs to ask the guard.
+func guarded(d *knob.Doc) {
+	d.Comment(`Before a job's files travel the guard says whether it is whose it says it is, by
+the address that its slot was claimed from.`)
+	d.Set("STARTER_JOB_HOOK_KEYWORD", knob.Expr("GRID"))
+	d.Set("GRID_HOOK_PREPARE_JOB_BEFORE_TRANSFER", knob.Word("/"+HookFile))
+	d.Comment("GridPath and GridRTTms: how far the master is.")
+	d.Set("STARTD_CRON_JOBLIST", knob.Expr("$(STARTD_CRON_JOBLIST) GRID"))
+	d.Set("STARTD_CRON_GRID_EXECUTABLE", knob.Word(program))
+	d.Set("STARTD_CRON_GRID_ARGS", knob.Expr("way"))
+	d.Set("STARTD_CRON_GRID_PERIOD", knob.Expr("60s"))
 }
 
 // activity writes that other people's jobs keep away from a client while
@@ -76,7 +132,7 @@ minutes of that. The owner's own run at any time.`)
 	const busy = `(MY.KeyboardIdle < 60 || MY.TotalLoadAvg - MY.TotalCondorLoadAvg > 1.0)`
 	d.Set("START", knob.Expr(own+" || "+quiet))
 	d.Set("WANT_SUSPEND", knob.Bool(true))
-	d.Set("SUSPEND", knob.Expr("MY.CurrentRank < 200 && "+busy))
+	d.Set("SUSPEND", knob.Expr("MY.CurrentRank < %v && "+busy, knob.Int(groupRank+ownerRank)))
 	d.Set("CONTINUE", knob.Expr(quiet))
 	d.Set("PREEMPT", knob.Expr(`MY.Activity =?= "Suspended" && time() - MY.EnteredCurrentActivity > 600`))
 }

@@ -82,8 +82,9 @@ type Input struct {
 	Export        string        // absolute path that is shared; "": none
 	Autofs        bool          // /mnt/ganfs
 
-	CPUs     int // processors of the machine, at least 1
-	Accounts int // job accounts slot1 .. slotN that exist
+	Modules  []string // names of the image's modules
+	CPUs     int      // processors of the machine, at least 1
+	Accounts int      // job accounts slot1 .. slotN that exist
 }
 
 // Machine is what a machine should be.
@@ -109,6 +110,7 @@ type Machine struct {
 	Export     string       `json:"export,omitempty"`     // shared directory
 	Automount  bool         `json:"automount,omitempty"`  // /mnt/ganfs
 	Credential bool         `json:"credential,omitempty"` // needs an HTCondor certificate
+	Modules    []string     `json:"modules,omitempty"`    // software that jobs may ask for
 }
 
 // StandaloneName is the host name, group and grid of a machine without a grid.
@@ -241,6 +243,7 @@ func (m *Machine) divide(in Input) diag.List {
 	var problems diag.List
 	m.CPUs, m.Slots = max(1, in.CPUs), in.Slots
 	m.Preempt = in.OwnerPreempts && m.Credential
+	m.Modules = in.Modules
 	if m.Slots > 0 {
 		m.Accounts = m.Slots
 		m.Limited = m.Slots > m.CPUs // a slot has one processor at least

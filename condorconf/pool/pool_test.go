@@ -40,6 +40,7 @@ func variations() map[string]Input {
 		"worker-equal":      with(worker, func(in *Input) { in.OwnerPreempts = false }),
 		"worker-slots":      with(worker, func(in *Input) { in.Slots = 4 }),
 		"worker-limited":    with(worker, func(in *Input) { in.CPUs, in.Accounts = 64, 8 }),
+		"worker-modules":    with(worker, func(in *Input) { in.Modules = []string{"open-mpi", "verilator"} }),
 		"client":            client,
 		"client-flock":      with(client, func(in *Input) { in.Masters = named("C250000003.ipop") }),
 		"client-flock-none": with(client, func(in *Input) { in.Masters, in.Flock = named("C250000003.ipop"), floppy.Choice{} }),
@@ -119,7 +120,7 @@ func TestEveryAllowedKnobIsUsed(t *testing.T) {
 		}
 	}
 	for _, name := range slices.Concat(knob.Names(knob.Plain), knob.Names(knob.Expression)) {
-		if !used[strings.ReplaceAll(name, "%d", "1")] {
+		if !used[strings.NewReplacer("%d", "1", "%s", "OpenMpi").Replace(name)] {
 			t.Errorf("%s is in the allow-list and no machine sets it", name)
 		}
 	}
@@ -190,9 +191,9 @@ func FuzzHostile(f *testing.F) {
 
 func TestUnitsByRole(t *testing.T) {
 	cases := map[string]string{
-		"worker":         "condor.service autofs.service",
-		"client":         "condor.service autofs.service nfs-server.service",
-		"client-private": "condor.service",
+		"worker":         "grid-guard.service condor.service autofs.service",
+		"client":         "grid-guard.service condor.service autofs.service nfs-server.service",
+		"client-private": "grid-guard.service condor.service",
 		"master":         "condor.service autofs.service",
 		"standalone":     "condor.service",
 	}
@@ -202,7 +203,7 @@ func TestUnitsByRole(t *testing.T) {
 		if got := strings.Join(run, " "); got != want {
 			t.Errorf("%s runs %q, want %q", name, got, want)
 		}
-		if len(run)+len(stop) != 3 {
+		if len(run)+len(stop) != 4 {
 			t.Errorf("%s: %v and %v leave a unit undecided", name, run, stop)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 
 // Interpreter is the program that runs the program map. The kernel calls it
 // as "condorconf automount /etc/auto.ganfs KEY": no shell sees the key.
-const Interpreter = "/usr/lib/grid/condorconf automount"
+const Interpreter = program + " automount"
 
 // nfsOptions: one TCP port and no side protocol (4.2); soft and retry=0, so
 // that a vanished host gives an error within seconds instead of hanging a job;

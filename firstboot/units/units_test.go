@@ -66,7 +66,7 @@ func TestEnabledUnitsHaveAnInstallSection(t *testing.T) {
 // Everything that serves a role must wait for a floppy applied in full.
 func TestRoleServicesAreGated(t *testing.T) {
 	files := every(t)
-	for _, path := range []string{"overlayd.service", "grid-issuer.service", "condor.service.d/grid.conf", "autofs.service.d/grid.conf", "nfs-server.service.d/grid.conf"} {
+	for _, path := range []string{"overlayd.service", "grid-issuer.service", "grid-guard.service", "condor.service.d/grid.conf", "autofs.service.d/grid.conf", "nfs-server.service.d/grid.conf"} {
 		if !strings.Contains(files[path], "\nConditionPathExists=/run/grid/applied\n") {
 			t.Errorf("%s is not gated on /run/grid/applied", path)
 		}

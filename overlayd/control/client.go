@@ -52,7 +52,8 @@ func (c *Client) Status(ctx context.Context) (Status, error) {
 	return s, err
 }
 
-// Whois returns who holds addr; ErrUnknown when the daemon knows of nobody.
+// Whois returns who holds addr; ErrUnknown when the daemon knows of nobody,
+// ErrBarred when it had a session with the holder until it had to refuse it.
 func (c *Client) Whois(ctx context.Context, addr netip.Addr) (Whois, error) {
 	if !addr.IsValid() {
 		return Whois{}, errors.New("whois: no address given")

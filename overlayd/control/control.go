@@ -20,8 +20,8 @@
 //	GET    /metrics              -> Prometheus text exposition
 //
 // A request that is not done is answered by a line of text and a status: 400
-// the request has no meaning, 403 the caller may not, 404 nobody known, 422
-// what was sent is refused, 503 too many requests or not on the ring, 504 no
+// the request has no meaning, 403 the caller may not, 404 nobody known, 410
+// known and refused since, 422 what was sent is refused, 503 too many requests or not on the ring, 504 no
 // answer. Each but 400 is an error of this package at the client.
 //
 // Client methods are safe for concurrent use. Limits on purpose: whoever can

@@ -27,6 +27,7 @@ var (
 	ErrNoAnswer = errors.New("no answer")
 	ErrBusy     = errors.New("not possible now") // too many requests at once, or not on the ring
 	ErrRefused  = errors.New("refused")
+	ErrBarred   = errors.New("its certificate is refused: revoked, or at its end")
 
 	errNotRoot = fmt.Errorf("%w: this needs root", fs.ErrPermission)
 	errRequest = errors.New("bad request")
@@ -40,6 +41,7 @@ var statuses = []struct {
 	{errRequest, http.StatusBadRequest},
 	{fs.ErrPermission, http.StatusForbidden},
 	{ErrUnknown, http.StatusNotFound},
+	{ErrBarred, http.StatusGone},
 	{ErrRefused, http.StatusUnprocessableEntity},
 	{ErrBusy, http.StatusServiceUnavailable},
 	{ErrNoAnswer, http.StatusGatewayTimeout},

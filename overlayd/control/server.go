@@ -24,7 +24,8 @@ const (
 // Backend is what the server asks of the node. All methods are called from
 // many goroutines at once, and return early when ctx ends. Errors that a
 // caller can tell apart are this package's, wrapped or not: ErrUnknown for a
-// target that names nobody known, ErrNoAnswer, ErrBusy, ErrRefused.
+// target that names nobody known, ErrBarred for one whose certificate is
+// refused, ErrNoAnswer, ErrBusy, ErrRefused.
 type Backend interface {
 	// Live returns maps the caller owns.
 	Live() Live

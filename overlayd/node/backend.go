@@ -188,6 +188,10 @@ func (n *Node) find(now time.Time, t control.Target, then func(found, error)) {
 	default:
 		n.ask(now, func(token uint64) core.Event { return core.Whois{Token: token, Address: t.Address, Name: t.Name} }, func(a core.Action) {
 			w := a.(core.Who)
+			if id, barred := n.lan.Barred(t.Address); barred && (w.Err != nil || w.ID == id) {
+				then(found{}, control.ErrBarred)
+				return
+			}
 			if w.Err != nil {
 				then(found{}, requestError(w.Err))
 				return

@@ -54,6 +54,7 @@ type holder struct {
 	id     nodeid.ID
 	node   *credential.Node // or nil
 	known  bool
+	barred bool // what was known counts no more: the node's certificate is refused
 	fixed  bool      // by the roster
 	until  time.Time // of what is known; zero: no end
 	asking bool
@@ -265,6 +266,16 @@ func (l *LAN) Known(addr netip.Addr) (id nodeid.ID, node *credential.Node, ok bo
 	return h.id, h.node, true
 }
 
+// Barred returns the node that had an address until its certificate was
+// refused.
+func (l *LAN) Barred(addr netip.Addr) (id nodeid.ID, ok bool) {
+	h := l.holders[addr]
+	if h == nil || !h.barred {
+		return id, false
+	}
+	return h.id, true
+}
+
 func (l *LAN) valid(h *holder) bool { return h.until.IsZero() || l.now.Round(0).Before(h.until) }
 
 // fix takes the roster's addresses. What it names no more is looked up again.
@@ -440,6 +451,7 @@ func (l *LAN) who(e Who) {
 	before := *h
 	h.known = e.Found && (e.Until.IsZero() || l.now.Round(0).Before(e.Until))
 	if h.known {
+		h.barred = h.barred && h.id == e.ID
 		h.id, h.node, h.until = e.ID, e.Node, e.Until
 	}
 	if h.known != before.known || h.id != before.id {
@@ -490,6 +502,9 @@ func (l *LAN) flush(addr netip.Addr, p *peer) {
 }
 
 func (l *LAN) up(e Up) {
+	for _, h := range l.holders {
+		h.barred = h.barred && h.id != e.ID
+	}
 	p := l.peers[e.ID]
 	if p == nil {
 		p = &peer{used: l.now}
@@ -513,7 +528,7 @@ func (l *LAN) down(e Down) {
 	if e.Barred {
 		for addr, h := range l.holders {
 			if h.id == e.ID && !h.fixed {
-				delete(l.holders, addr)
+				l.holders[addr] = &holder{id: h.id, barred: true, used: h.used}
 			}
 		}
 	}

@@ -198,6 +198,14 @@ func TestWhoIsBarred(t *testing.T) {
 	b.do(Down{ID: peer2, Barred: true})
 	b.now = b.now.Add(time.Second)
 	b.want(Out{ip(mine, addr2, 40, 2)}, "ask 10.250.0.22")
+	b.do(Who{Address: addr2, ID: peer2, Found: true}) // its record is about a while longer
+	if id, barred := b.l.Barred(addr2); !barred || id != peer2 {
+		t.Errorf("barred is %v, %v, want node 2", id, barred)
+	}
+	b.do(Who{Address: addr2, ID: peer3, Found: true})
+	if id, barred := b.l.Barred(addr2); barred {
+		t.Errorf("%v is barred from an address that another has by now", id)
+	}
 }
 
 func TestIdleSessionsAreGivenUp(t *testing.T) {
