@@ -7,6 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -14,7 +17,6 @@ import (
 
 	"gridappliance/condorconf/guard"
 	"gridappliance/condorconf/pool"
-	"gridappliance/internal/sysrun"
 	"gridappliance/overlayd/control"
 )
 
@@ -22,6 +24,8 @@ const (
 	guardPatience = 20 * time.Second       // a guard that is being restarted is back by then
 	guardPause    = 500 * time.Millisecond // between two tries
 	maxAd         = 1 << 20                // bytes of a job's ad
+	viewEvery     = 5 * time.Second        // between two looks at the grid
+	tellEvery     = time.Minute            // between two of which HTCondor is told
 )
 
 // Codes that a hook gives its answer in (HTCondor manual, "Hooks for the Job
@@ -39,28 +43,19 @@ func newGuardCommand() *cobra.Command {
 		Short: "refuse jobs that are not whose they say they are",
 		Long: `guard runs beside HTCondor on a machine that runs jobs, until SIGTERM or SIGINT.
 It says whose a job is by the address its slot was claimed from (overlayd whois),
-so that no job queue, stock or not, gets a job begun in another's name; it takes
-slots back from machines whose certificate is refused, within ten seconds or so;
-and it says how far the pool's master is. It needs to be root.
+so that no job queue, stock or not, gets a job begun in another's name; how far
+the pool's master is; and which machines are refused. It needs to be root.
 
 EXIT STATUS
   1 when the socket cannot be opened`,
 		Example: "  condorconf guard",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			vacate, err := sysrun.Find("condor_vacate")
-			if err != nil {
-				return err
-			}
 			ln, err := guard.Listen(socket)
 			if err != nil {
 				return err
 			}
-			s := guard.Service{Overlay: control.Dial(overlay), Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil)),
-				Vacate: func(ctx context.Context, slot string) error {
-					_, err := sysrun.Run(ctx, sysrun.Command{Name: vacate, Args: []string{"-fast", slot}})
-					return err
-				}}
+			s := guard.Service{Overlay: control.Dial(overlay), Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))}
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 			return s.Run(c.Context(), ln)
 		},
@@ -140,30 +135,54 @@ func ask(ctx context.Context, socket string, jobAd io.Reader) (v verdict, err er
 	}
 }
 
-// newWayCommand is what condor_startd runs every minute.
-func newWayCommand() *cobra.Command {
+// newViewCommand is what condor_startd keeps running: each part of what it
+// prints, up to a line with a hyphen, is taken into the ads of the slots.
+func newViewCommand() *cobra.Command {
 	var socket string
 	cmd := &cobra.Command{
-		Use:   "way",
-		Short: "print how far the master is, for HTCondor",
-		Long: `way prints, for the machine's ad, how packets to the pool's master go and how long
-one takes there and back: GridPath ("direct", "relay", "ring") and GridRTTms.
-HTCondor runs it every minute.
-
-EXIT STATUS
-  1 when no master answers`,
-		Example: "  condorconf way",
+		Use:   "view",
+		Short: "print what this machine sees of its grid, for HTCondor",
+		Long: `view prints, for the ads of the machine's slots, how packets to the pool's master
+go and how long one takes there and back: GridPath ("direct", "relay", "ring") and
+GridRTTms, and in GridBarred the names of machines whose certificate is refused;
+once a minute, and at once when the last changes. It runs until SIGTERM or SIGINT.`,
+		Example: "  condorconf view",
 		Hidden:  true,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			way, err := guard.AskWay(c.Context(), socket)
-			if err != nil {
-				return err
+			var last guard.View
+			var told time.Time
+			for tick := time.NewTicker(viewEvery); ; {
+				v, err := guard.AskView(c.Context(), socket)
+				if err != nil {
+					v = guard.View{Barred: last.Barred} // who is refused stays so
+				}
+				if time.Since(told) >= tellEvery || !slices.Equal(v.Barred, last.Barred) {
+					if err := printView(c.OutOrStdout(), v); err != nil {
+						return err
+					}
+					told = time.Now()
+				}
+				last = v
+				select {
+				case <-c.Context().Done():
+					tick.Stop()
+					return nil
+				case <-tick.C:
+				}
 			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "GridPath = %q\nGridRTTms = %.1f\n-\n", way.Path, float64(way.RTT)/float64(time.Millisecond))
-			return err
 		},
 	}
 	cmd.Flags().StringVar(&socket, "socket", guard.SocketPath, "the guard's `socket`")
 	return cmd
+}
+
+// printView writes attributes of an ad. What is not known is not defined.
+func printView(w io.Writer, v guard.View) error {
+	path, rtt := "undefined", "undefined"
+	if v.Path != "" {
+		path, rtt = strconv.Quote(string(v.Path)), fmt.Sprintf("%.1f", float64(v.RTT)/float64(time.Millisecond))
+	}
+	_, err := fmt.Fprintf(w, "GridPath = %s\nGridRTTms = %s\nGridBarred = %q\n-\n", path, rtt, strings.Join(v.Barred, ","))
+	return err
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -151,8 +150,7 @@ func (m *machine) guarded(l *lab) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := guard.Service{Overlay: labOverlay{m, l}, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)),
-		Vacate: func(context.Context, string) error { return errors.New("nobody is refused here") }}
+	s := guard.Service{Overlay: labOverlay{m, l}, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil))}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() { served <- s.Run(ctx, ln) }()

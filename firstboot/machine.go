@@ -201,6 +201,11 @@ func (m *machine) raiseClock(t time.Time) error {
 	if !m.live() || !time.Now().Before(t) {
 		return nil
 	}
+	return setClock(t)
+}
+
+// setClock sets the system's clock.
+func setClock(t time.Time) error {
 	ts := unix.NsecToTimespec(t.UnixNano())
 	if err := unix.ClockSettime(unix.CLOCK_REALTIME, &ts); err != nil {
 		return fmt.Errorf("set clock to %s: %w", t.Format(time.RFC3339), err)

@@ -51,7 +51,8 @@ func newWatchCommand(m *machine) *cobra.Command {
 has an address, or another one, it gives the machine its name, has condorconf
 write the configuration, starts or restarts what has changed, and prints the
 READY line on every console when everything works. A floppy put in later, or a
-changed one, is checked and applied. HTCondor's credential is renewed in time.`,
+changed one, is checked and applied. HTCondor's credential is renewed in time.
+When the machine was suspended by its hypervisor, the clock is put right.`,
 		Example: "  firstboot watch",
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -99,6 +100,7 @@ func (w *watcher) run(ctx context.Context) error {
 	w.spawn(func() { w.followNode(ctx) })
 	w.spawn(func() { w.followOffers(ctx) })
 	w.spawn(func() { w.followNames(ctx) })
+	w.spawn(func() { w.followClock(ctx) })
 	settle := time.AfterFunc(settleTime, w.settle)
 	defer settle.Stop()
 	w.perform(ctx, state.Handle(time.Now(), first))

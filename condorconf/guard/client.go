@@ -22,9 +22,9 @@ func Ask(ctx context.Context, socket string, c pool.Claim) (v Verdict, err error
 	return v, request(ctx, socket, http.MethodPost, "/v1/claim", text, &v)
 }
 
-// AskWay asks the guard at a socket how this machine reaches its master.
-func AskWay(ctx context.Context, socket string) (way Way, err error) {
-	return way, request(ctx, socket, http.MethodGet, "/v1/way", nil, &way)
+// AskView asks the guard at a socket what this machine sees of its grid.
+func AskView(ctx context.Context, socket string) (v View, err error) {
+	return v, request(ctx, socket, http.MethodGet, "/v1/view", nil, &v)
 }
 
 func request(ctx context.Context, socket, method, resource string, content []byte, v any) error {

@@ -1,14 +1,12 @@
 // Package guard answers what HTCondor's own programs ask of the virtual
-// network, and takes back slots from machines that are refused there.
+// network.
 //
-//	hook, as the job's account ── POST /v1/claim ──► guard ── whois ──► overlayd
-//	startd's cron, as condor ──── GET /v1/way ─────►       ── ping ───►
-//	                                                   │ every 10 s: whois of every claim
-//	                      startd ◄── condor_vacate ────┘ whose machine is refused
+//	hook, as the job's account ── POST /v1/claim ──► guard ── whois ────────► overlayd
+//	startd's cron, as condor ──── GET /v1/view ────►       ── status, ping ─►
 //
 // It is there because neither jobs nor condor may reach overlayd's socket:
 // whoever connects here learns where the slot that it runs in was claimed from,
-// and how far the pool's master is, and nothing else.
+// how far the pool's master is and who is refused, and nothing else.
 //
 // Whose a claim is, the guard takes from the starter that the caller is a child
 // of: startd writes the name of the machine that claimed the slot, by the
@@ -42,10 +40,9 @@ import (
 const SocketPath = "/run/grid-guard/guard.sock"
 
 const (
-	maxRequest  = 64 << 10         // bytes
-	askTime     = 5 * time.Second  // for one question to overlayd
-	sweepEvery  = 10 * time.Second // whether a claim's machine is refused by now
-	stopTimeout = time.Second      // for requests under way at the end
+	maxRequest  = 64 << 10        // bytes
+	askTime     = 5 * time.Second // for one question to overlayd
+	stopTimeout = time.Second     // for requests under way at the end
 )
 
 // Verdict is the answer about a claim.
@@ -54,11 +51,13 @@ type Verdict struct {
 	Unknown string `json:"unknown,omitempty"` // why nobody can say now: another time
 }
 
-// Way is how this machine reaches the first master that answers.
-type Way struct {
-	Master string         `json:"master"`
-	Path   control.Path   `json:"path"`
-	RTT    control.Millis `json:"rtt_ms"`
+// View is what a machine sees of its grid.
+type View struct {
+	// How it reaches the first master that answers; no path when none does.
+	Path control.Path   `json:"path,omitempty"`
+	RTT  control.Millis `json:"rtt_ms,omitzero"`
+	// Barred are host names of machines whose certificate is refused.
+	Barred []string `json:"barred,omitempty"`
 }
 
 // Overlay is what the guard asks of overlayd: control.Client.
@@ -71,28 +70,24 @@ type Overlay interface {
 // Service is the guard of one machine.
 type Service struct {
 	Overlay Overlay
-	Vacate  func(ctx context.Context, slot string) error // ends what runs on a slot, and the claim
 	Log     *slog.Logger
 }
 
-// Run serves on ln, and looks after the machine's claims, until ctx ends.
+// Run serves on ln until ctx ends.
 func (s *Service) Run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/claim", s.serveClaim)
-	mux.HandleFunc("GET /v1/way", s.serveWay)
+	mux.HandleFunc("GET /v1/view", s.serveView)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: askTime, ReadTimeout: askTime,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, callerKey{}, caller(c))
 		}}
-	swept := make(chan struct{})
-	go func() {
-		defer close(swept)
-		s.sweepUntilDone(ctx)
-	}()
+	stopped := make(chan struct{})
 	context.AfterFunc(ctx, func() {
+		defer close(stopped)
 		patience, done := context.WithTimeout(context.Background(), stopTimeout)
 		defer done()
 		if server.Shutdown(patience) != nil {
@@ -101,7 +96,7 @@ func (s *Service) Run(ctx context.Context, ln net.Listener) error {
 	})
 	err := server.Serve(ln)
 	cancel()
-	<-swept
+	<-stopped
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -189,82 +184,37 @@ func (s *Service) claimer(ctx context.Context, st starter) (control.Whois, error
 			return control.Whois{}, err
 		}
 	}
-	who, err := s.Overlay.Whois(ctx, addr)
-	if err != nil {
-		return control.Whois{}, fmt.Errorf("whois %s: %w", addr, err)
-	}
-	return who, nil
+	return s.Overlay.Whois(ctx, addr)
 }
 
-func (s *Service) serveWay(w http.ResponseWriter, r *http.Request) {
-	way, err := s.way(r.Context())
+func (s *Service) serveView(w http.ResponseWriter, r *http.Request) {
+	view, err := s.view(r.Context())
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusServiceUnavailable)
 		return
 	}
-	answer(w, way)
+	answer(w, view)
 }
 
-func (s *Service) way(ctx context.Context) (Way, error) {
+func (s *Service) view(ctx context.Context) (v View, err error) {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
 	status, err := s.Overlay.Status(ctx)
 	if err != nil {
-		return Way{}, err
+		return v, err
 	}
-	err = errors.New("the grid names no master")
+	for _, addr := range status.Barred {
+		if addr.Is4() {
+			v.Barred = append(v.Barred, control.HostName(addr))
+		}
+	}
 	for _, m := range status.Masters {
-		var pong control.Pong
-		if pong, err = s.Overlay.Ping(ctx, control.Target{Address: m.Address}); err == nil {
-			return Way{Master: m.Name, Path: pong.Path, RTT: pong.RTT}, nil
+		if pong, err := s.Overlay.Ping(ctx, control.Target{Address: m.Address}); err == nil {
+			v.Path, v.RTT = pong.Path, pong.RTT
+			break
 		}
 	}
-	return Way{}, err
-}
-
-// sweepUntilDone ends claims of machines that are refused, until ctx ends.
-func (s *Service) sweepUntilDone(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			starters, err := starters()
-			if err != nil {
-				s.Log.Error("claims not looked at", "err", err)
-			}
-			s.sweep(ctx, starters)
-		}
-	}
-}
-
-// sweep ends the claims among starters whose machine is refused. HTCondor
-// itself would hold such a slot for the job's lease, 40 minutes: it takes a
-// machine that is not heard of for one that is cut off and comes back.
-func (s *Service) sweep(ctx context.Context, starters []starter) {
-	for _, st := range starters {
-		if err := s.look(ctx, st); err != nil {
-			s.Log.Error("slot not taken back", "slot", st.slot, "from", st.host, "err", err)
-		}
-	}
-}
-
-// look ends the claim of a starter whose machine is refused.
-func (s *Service) look(ctx context.Context, st starter) error {
-	ctx, cancel := context.WithTimeout(ctx, askTime)
-	defer cancel()
-	_, reason := s.claimer(ctx, st)
-	if !errors.Is(reason, control.ErrBarred) {
-		return nil
-	}
-	status, err := s.Overlay.Status(ctx)
-	if err != nil {
-		return err
-	}
-	s.Log.Warn("slot taken back", "slot", st.slot, "from", st.host, "reason", reason)
-	return s.Vacate(ctx, st.slot+"@"+status.Name)
+	return v, nil
 }
 
 func answer(w http.ResponseWriter, v any) {

@@ -2,7 +2,6 @@ package guard
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
@@ -22,7 +21,7 @@ import (
 type overlay map[netip.Addr]error
 
 func (o overlay) Status(context.Context) (control.Status, error) {
-	return control.Status{Name: "C250000007.ipop", Address: netip.MustParsePrefix("10.250.0.7/16"), Masters: []control.Master{
+	return control.Status{Barred: []netip.Addr{netip.MustParseAddr("10.250.0.19"), netip.MustParseAddr("fd00::19")}, Name: "C250000007.ipop", Address: netip.MustParsePrefix("10.250.0.7/16"), Masters: []control.Master{
 		{Name: "C250000002.ipop", Address: netip.MustParseAddr("10.250.0.2")},
 		{Name: "C250000003.ipop", Address: netip.MustParseAddr("10.250.0.3")},
 	}}, nil
@@ -64,29 +63,6 @@ func TestParseStarter(t *testing.T) {
 	}
 }
 
-// Slots are taken back from machines that are refused, by name or by address,
-// from nobody who is only not known now, and one that cannot be taken back does
-// not keep the others.
-func TestSweep(t *testing.T) {
-	var log strings.Builder
-	var gone []string
-	s := Service{Overlay: held, Log: slog.New(slog.NewTextHandler(&log, nil)), Vacate: func(_ context.Context, slot string) error {
-		gone = append(gone, slot)
-		if len(gone) == 1 {
-			return errors.New("startd does not answer")
-		}
-		return nil
-	}}
-	s.sweep(t.Context(), []starter{{"slot1_1", "C250000019.ipop"}, {"slot1_2", "C250000018.ipop"}, {"slot1_3", "C250000099.ipop"},
-		{"slot1_4", "10.250.0.19"}, {"slot1_5", "elsewhere.example"}})
-	if diff := cmp.Diff([]string{"slot1_1@C250000007.ipop", "slot1_4@C250000007.ipop"}, gone); diff != "" {
-		t.Errorf("taken back (-want +got):\n%s", diff)
-	}
-	if !strings.Contains(log.String(), "startd does not answer") {
-		t.Errorf("the log does not say what went wrong: %s", &log)
-	}
-}
-
 // Who is no child of a starter learns of nobody.
 func TestService(t *testing.T) {
 	socket := filepath.Join(t.TempDir(), "s")
@@ -109,16 +85,16 @@ func TestService(t *testing.T) {
 	if err != nil || v.Refused != "" || !strings.Contains(v.Unknown, "not a condor_starter") {
 		t.Errorf("asked by a test the guard says %+v, %v", v, err)
 	}
-	way, err := AskWay(t.Context(), socket)
-	want := Way{Master: "C250000003.ipop", Path: control.PathRelay, RTT: control.Millis(48 * time.Millisecond)}
-	if diff := cmp.Diff(want, way); err != nil || diff != "" {
-		t.Errorf("way: %v (-want +got):\n%s", err, diff)
+	view, err := AskView(t.Context(), socket)
+	want := View{Path: control.PathRelay, RTT: control.Millis(48 * time.Millisecond), Barred: []string{"C250000019.ipop"}}
+	if diff := cmp.Diff(want, view); err != nil || diff != "" {
+		t.Errorf("view: %v (-want +got):\n%s", err, diff)
 	}
 	cancel()
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
-	if _, err := AskWay(t.Context(), socket); err == nil {
+	if _, err := AskView(t.Context(), socket); err == nil {
 		t.Error("answered after its end")
 	}
 }

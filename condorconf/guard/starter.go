@@ -37,25 +37,6 @@ func starterOf(pid int) (starter, error) {
 	return readStarter(parent)
 }
 
-// starters returns those of the machine.
-func starters() ([]starter, error) {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
-	var found []starter
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		if s, err := readStarter(pid); err == nil {
-			found = append(found, s)
-		}
-	}
-	return found, nil
-}
-
 // readStarter reads a process of root's that runs condor_starter: the kernel
 // lets nobody else claim to be that.
 func readStarter(pid int) (starter, error) {

@@ -132,6 +132,7 @@ var names = map[string]Kind{
 	"STARTD_CRON_GRID_EXECUTABLE":           Plain,
 	"STARTD_CRON_GRID_ARGS":                 Plain,
 	"STARTD_CRON_GRID_PERIOD":               Plain,
+	"STARTD_CRON_GRID_MODE":                 Plain,
 
 	// timing
 	"NEGOTIATOR_INTERVAL":        Plain,

@@ -194,17 +194,18 @@ func (m Machine) redundancy(d *knob.Doc) {
 }
 
 // tune writes intervals in seconds: joining in seconds and leaving in two
-// minutes, where HTCondor's defaults are 60, 300 and 900 s.
+// minutes, where HTCondor's defaults are 60, 300 and 900 s. The collector looks
+// for old ads once a lifetime, so that they are gone after two at the latest.
 func (m Machine) tune(d *knob.Doc) {
-	d.Comment("Seconds. A machine that joins is used within ten; one that vanishes is forgotten after 120.")
+	d.Comment("Seconds. A machine that joins is used within ten; one that vanishes is forgotten after 60 to 120.")
 	d.Set("NEGOTIATOR_INTERVAL", knob.Int(10))
 	d.Set("NEGOTIATOR_MIN_INTERVAL", knob.Int(2))
 	d.Set("NEGOTIATOR_CYCLE_DELAY", knob.Int(2))
-	d.Set("NEGOTIATOR_UPDATE_INTERVAL", knob.Int(60))
+	d.Set("NEGOTIATOR_UPDATE_INTERVAL", knob.Int(30))
 	d.Set("UPDATE_INTERVAL", knob.Int(30))
 	d.Set("MASTER_UPDATE_INTERVAL", knob.Int(30))
 	d.Set("SCHEDD_INTERVAL", knob.Int(30))
-	d.Set("CLASSAD_LIFETIME", knob.Int(120))
+	d.Set("CLASSAD_LIFETIME", knob.Int(60))
 	d.Set("ALIVE_INTERVAL", knob.Int(60))
 	d.Set("CCB_HEARTBEAT_INTERVAL", knob.Int(60))
 	d.Set("TCP_KEEPALIVE_INTERVAL", knob.Int(60))

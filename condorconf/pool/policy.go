@@ -26,6 +26,8 @@ const (
 	group = `split(TARGET.User ?: "@-", "@")[1] =?= MY.GridGroup`
 	user  = `TARGET.GridUser =?= MY.GridUser`
 	own   = "(" + group + " && " + user + ")"
+	// from a machine that the virtual network refuses
+	barred = `stringListIMember(MY.ClientMachine ?: "", MY.GridBarred ?: "")`
 )
 
 // policy writes whose jobs come first and what a job gets.
@@ -52,13 +54,19 @@ func (m Machine) policy(d *knob.Doc) {
 		d.Comment("No job comes before another, none is preempted.")
 		d.Set("RANK", knob.Int(0))
 	}
+	leaves := knob.Bool(false)
 	if m.Preempt && m.Role == floppy.RoleClient {
-		m.activity(d)
+		leaves = m.activity(d)
 	} else {
 		d.Set("START", knob.Bool(true))
 		d.Set("SUSPEND", knob.Bool(false))
-		d.Set("PREEMPT", knob.Bool(false))
 	}
+	if m.guarded() {
+		d.Comment(`Slots of machines that are refused are taken back. HTCondor would hold them for the
+job's lease, 40 minutes, as it does for a machine that is cut off and comes back.`)
+		leaves = knob.Expr(barred+" || %v", leaves)
+	}
+	d.Set("PREEMPT", leaves)
 	d.Set("KILL", knob.Bool(false))
 	d.Comment("Seconds that a job may go on: none when its machine's owner comes, a week when the machine is drained (grid drain).")
 	d.Set("MAXJOBRETIREMENTTIME", knob.Expr("ifThenElse(MY.Draining ?: false, 604800, 0)"))
@@ -108,11 +116,12 @@ func guarded(d *knob.Doc) {
 the address that its slot was claimed from.`)
 	d.Set("STARTER_JOB_HOOK_KEYWORD", knob.Expr("GRID"))
 	d.Set("GRID_HOOK_PREPARE_JOB_BEFORE_TRANSFER", knob.Word("/"+HookFile))
-	d.Comment("GridPath and GridRTTms: how far the master is.")
+	d.Comment("GridPath and GridRTTms, how far the master is; GridBarred, whose machines are refused.")
 	d.Set("STARTD_CRON_JOBLIST", knob.Expr("$(STARTD_CRON_JOBLIST) GRID"))
 	d.Set("STARTD_CRON_GRID_EXECUTABLE", knob.Word(program))
-	d.Set("STARTD_CRON_GRID_ARGS", knob.Expr("way"))
-	d.Set("STARTD_CRON_GRID_PERIOD", knob.Expr("60s"))
+	d.Set("STARTD_CRON_GRID_ARGS", knob.Expr("view"))
+	d.Set("STARTD_CRON_GRID_PERIOD", knob.Expr("5s")) // after which it is started again
+	d.Set("STARTD_CRON_GRID_MODE", knob.Expr("WaitForExit"))
 }
 
 // activity writes that other people's jobs keep away from a client while
@@ -120,7 +129,8 @@ the address that its slot was claimed from.`)
 // that are no jobs. It is the desktop policy of the HTCondor manual ("Policy
 // Configuration"), except that the owner's own jobs go on. utmp, which Debian
 // keeps no longer, is not asked who is there, but every terminal (decision 0086).
-func (m Machine) activity(d *knob.Doc) {
+// It returns when a job must leave.
+func (m Machine) activity(d *knob.Doc) knob.Value {
 	d.Comment(`Other people's jobs begin here when nobody has typed for five minutes and the load
 without jobs is low, are suspended when somebody comes, and leave after ten
 minutes of that. The owner's own run at any time.`)
@@ -134,7 +144,7 @@ minutes of that. The owner's own run at any time.`)
 	d.Set("WANT_SUSPEND", knob.Bool(true))
 	d.Set("SUSPEND", knob.Expr("MY.CurrentRank < %v && "+busy, knob.Int(groupRank+ownerRank)))
 	d.Set("CONTINUE", knob.Expr(quiet))
-	d.Set("PREEMPT", knob.Expr(`MY.Activity =?= "Suspended" && time() - MY.EnteredCurrentActivity > 600`))
+	return knob.Expr(`MY.Activity =?= "Suspended" && time() - MY.EnteredCurrentActivity > 600`)
 }
 
 // slots writes how the machine is divided, and one account a slot.

@@ -72,6 +72,7 @@ type Status struct {
 	Cert      Certificate  `json:"certificate,omitzero"` // the node certificate in use
 	Lease     Lease        `json:"lease,omitzero"`       // of Address; a master has none
 	DNS       DNS          `json:"dns,omitzero"`         // how names of Domain are resolved here
+	Barred    []netip.Addr `json:"barred,omitempty"`     // of nodes that were peers until their certificate was refused
 	Alarms    []string     `json:"alarms,omitempty"`     // what a person must see
 	Live
 }

@@ -16,7 +16,7 @@ func (n *Node) publish(state control.State) {
 		State: state, Version: n.cfg.Version, Grid: node.Grid, Namespace: node.Namespace,
 		NodeID: node.ID.String(), Role: string(node.Role), User: node.User, Group: node.Group,
 		Device: n.cfg.Device, Masters: []control.Master{}, Descr: d.Version,
-		Address6: n.deviceConfig().Address6, HostNames: n.hostNames(), DNS: n.dns(), Revoked: n.core.Versions().Revocations, Alarms: n.alarms,
+		Address6: n.deviceConfig().Address6, HostNames: n.hostNames(), DNS: n.dns(), Revoked: n.core.Versions().Revocations, Barred: n.lan.AllBarred(), Alarms: n.alarms,
 		Cert: control.Certificate{Serial: node.Serial, NotBefore: node.NotBefore, NotAfter: node.NotAfter},
 	}
 	for _, m := range d.Masters {

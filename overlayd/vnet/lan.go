@@ -54,7 +54,7 @@ type holder struct {
 	id     nodeid.ID
 	node   *credential.Node // or nil
 	known  bool
-	barred bool // what was known counts no more: the node's certificate is refused
+	barred bool      // what was known counts no more: the node's certificate is refused
 	fixed  bool      // by the roster
 	until  time.Time // of what is known; zero: no end
 	asking bool
@@ -274,6 +274,18 @@ func (l *LAN) Barred(addr netip.Addr) (id nodeid.ID, ok bool) {
 		return id, false
 	}
 	return h.id, true
+}
+
+// AllBarred returns every address whose node is barred, sorted.
+func (l *LAN) AllBarred() []netip.Addr {
+	var out []netip.Addr
+	for addr, h := range l.holders {
+		if h.barred {
+			out = append(out, addr)
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
 }
 
 func (l *LAN) valid(h *holder) bool { return h.until.IsZero() || l.now.Round(0).Before(h.until) }
