@@ -29,7 +29,7 @@ PACKAGES_TEST := gcc libc6-dev git qemu-utils ethtool gdisk dosfstools mtools e2
 	libvirt-clients libxml2-utils bind9-dnsutils gpg gpgv gpg-agent miniupnpd miniupnpd-nftables
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image bench-overlay nat vm-grid update clean
+.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image bench-overlay nat joining vm-grid update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -57,12 +57,18 @@ demo: programs ## a grid to try, in demo/
 # Checks and fuzzing come first, so that the last lines are the test runner's.
 # firstboot's and builder's tests, which boot machines and wait for them, and
 # overlayd's, which measure, have the processors to themselves: simulations beside
-# them would starve the machines. overlayd's run programs that are built without -race.
+# them would starve the machines. overlayd's run programs that are built without -race,
+# and the simulations have one goroutine: -race, which makes them eight times as slow,
+# finds nothing there, so one of them shows that it changes nothing.
+ALONE       := ./builder ./firstboot ./overlayd
+SIMULATIONS := ./overlayd/lease ./overlayd/ring ./overlayd/sim/scenario
 TEST = $(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local REQUIRE=$(REQUIRE) \
 	GRID_BASE="$$($(BIN)/builder base path)" GRID_PROGRAMS=$(CURDIR)/$(BIN) $(GO) test -race -timeout 60m $(TESTFLAGS)
 test: base check fuzz ## install what tests need, run them all
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
-	@$(TEST) $$($(GO) list ./... | grep -v '/builder$$\|/firstboot$$\|/overlayd$$')
+	@$(TEST) $$($(GO) list ./... | grep -vxF "$$($(GO) list $(ALONE) $(SIMULATIONS))")
+	@$(subst -race,,$(TEST)) $(SIMULATIONS)
+	@$(TEST) -run='^TestReplay$$' ./overlayd/sim/scenario
 	@$(TEST) ./firstboot
 	@$(subst -race,,$(TEST)) ./overlayd
 	@$(TEST) ./builder
@@ -81,7 +87,7 @@ cross: ## compile builder for Windows and macOS, amd64 and arm64
 
 vm-grid: base ## one grid of the real image's machines, under QEMU: docs/one-machine.md
 	@make/install $(PACKAGES_BOOT) $(PACKAGES_TEST)
-	@$(TEST) -v -count=1 -run '^TestVMGrid$$' ./builder
+	@$(SUDO) env LONG=1 $(subst $(SUDO) env,,$(TEST)) -v -count=1 -run '^TestVM(Grid|Worker)$$' ./builder
 
 unit: ## the tests that need nothing but Go
 	@$(GO) test -race $(TESTFLAGS) ./...
@@ -140,6 +146,11 @@ nat: programs ## machines behind NATs meet: who reaches whom, how soon, what is 
 	@make/install $(PACKAGES_TEST)
 	@$(SUDO) env "PATH=$(dir $(GO)):$$PATH" "HOME=$$HOME" GOTOOLCHAIN=local LONG=1 NAT_DOCUMENT=$(CURDIR)/docs/nat.md \
 		$(GO) test -count=1 -run '^TestNATPairs$$' -v ./overlayd | grep -v '^=== '
+
+# Wants the machine for itself, about ten minutes, and root.
+joining: base ## thirty machines that join at once: how long each takes; docs/joining.md
+	@make/install $(PACKAGES_TEST)
+	@$(SUDO) env LONG=1 JOINING_DOCUMENT=$(CURDIR)/docs/joining.md $(subst -race,,$(subst $(SUDO) env,,$(TEST))) -v -count=1 -run '^TestScale$$' ./firstboot
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

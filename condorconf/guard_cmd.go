@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -14,26 +13,19 @@ import (
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"gridappliance/condorconf/guard"
 	"gridappliance/condorconf/pool"
+	"gridappliance/internal/diag"
+	"gridappliance/internal/sysrun"
 	"gridappliance/overlayd/control"
 )
 
 const (
-	guardPatience = 20 * time.Second       // a guard that is being restarted is back by then
-	guardPause    = 500 * time.Millisecond // between two tries
-	maxAd         = 1 << 20                // bytes of a job's ad
-	viewEvery     = 5 * time.Second        // between two looks at the grid
-	tellEvery     = time.Minute            // between two of which HTCondor is told
-)
-
-// Codes that a hook gives its answer in (HTCondor manual, "Hooks for the Job
-// Router and condor_starter"): below 300 the job is held, from there on it
-// waits for another slot.
-const (
-	holdJob  = 1
-	laterJob = 300
+	admitPause = time.Second     // between two questions about one claim
+	viewEvery  = 5 * time.Second // between two looks at the grid
+	tellEvery  = time.Minute     // between two of which HTCondor is told
 )
 
 func newGuardCommand() *cobra.Command {
@@ -55,7 +47,14 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
-			s := guard.Service{Overlay: control.Dial(overlay), Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))}
+			s := guard.Service{Overlay: control.Dial(overlay), Log: slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil)),
+				Claim: func(ctx context.Context, machine, slot string) (pool.Claim, error) {
+					out, err := sysrun.Output(ctx, "condor_status", pool.ClaimQuery(machine, slot)...)
+					if err != nil {
+						return pool.Claim{}, err
+					}
+					return pool.ParseClaim(out)
+				}}
 			daemon.SdNotify(false, daemon.SdNotifyReady)
 			return s.Run(c.Context(), ln)
 		},
@@ -65,73 +64,44 @@ EXIT STATUS
 	return cmd
 }
 
-// newPrepareCommand is the hook that condor_starter runs as the job's account
-// before the job's files travel: the job's ad on its standard input, the slot's
-// in a file that the environment names.
-func newPrepareCommand() *cobra.Command {
-	var socket string
-	cmd := &cobra.Command{
-		Use:   "prepare",
-		Short: "say whether a job may start, for HTCondor",
-		Long: `prepare asks the guard whether the job whose ad is on standard input is whose it
-says it is. HTCondor runs it before a job starts. What it prints holds the job,
-or has it wait for another slot when nobody can say now.`,
-		Example: "  condorconf prepare < job.ad",
-		Hidden:  true,
-		Args:    cobra.MaximumNArgs(1), // the script that names this verb
-		RunE: func(c *cobra.Command, _ []string) error {
-			v, err := ask(c.Context(), socket, c.InOrStdin())
-			if err != nil {
-				v.Unknown = err.Error()
+// newAdmitCommand is HTCondor's USER_JOB_WRAPPER: condor_starter runs it in the
+// place of each job, as the job's account, with the job's command line behind
+// the name of the script that names this verb. Flags are not parsed, because
+// those are the job's.
+func newAdmitCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "admit WRAPPER COMMAND [ARG]...",
+		Short: "become a job that may start, for HTCondor",
+		Long: `admit asks the guard whether the job that it is to become is whose it says it is,
+and becomes it. A job that is not, it keeps from starting until startd, which the
+guard tells, has it held. While nobody can say, it waits.
+
+EXIT STATUS
+  1 when the command cannot be run, else the command's`,
+		Example:            "  condorconf admit /etc/condor/grid-run-job /bin/sh -c hostname",
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return diag.UsageError{Err: fmt.Errorf("admit takes WRAPPER and COMMAND, not %d words", len(args))}
 			}
-			return v.print(c.OutOrStdout())
+			for {
+				v, err := guard.Ask(c.Context(), guard.SocketPath)
+				if err == nil && v == (guard.Verdict{}) {
+					break
+				}
+				select {
+				case <-c.Context().Done():
+					return c.Context().Err()
+				case <-time.After(admitPause):
+				}
+			}
+			err := fmt.Errorf("run %s: %w", args[1], unix.Exec(args[1], args[1:], os.Environ()))
+			if file := os.Getenv("_CONDOR_WRAPPER_ERROR_FILE"); file != "" {
+				os.WriteFile(file, []byte(err.Error()+"\n"), 0o600)
+			}
+			return err
 		},
-	}
-	cmd.Flags().StringVar(&socket, "socket", guard.SocketPath, "the guard's `socket`")
-	return cmd
-}
-
-// verdict is the guard's, as the hook prints it.
-type verdict struct{ guard.Verdict }
-
-// print writes the attributes that HTCondor reads of a hook, none for a job
-// that may start.
-func (v verdict) print(w io.Writer) error {
-	code, text := holdJob, v.Refused
-	if text == "" {
-		code, text = laterJob, v.Unknown
-	}
-	if text == "" {
-		return nil
-	}
-	_, err := fmt.Fprintf(w, "HookStatusCode = %d\nHookStatusMessage = %q\n", code, "refused here: "+text)
-	return err
-}
-
-func ask(ctx context.Context, socket string, jobAd io.Reader) (v verdict, err error) {
-	job, err := io.ReadAll(io.LimitReader(jobAd, maxAd))
-	if err != nil {
-		return v, err
-	}
-	slot, err := os.ReadFile(cmp.Or(os.Getenv("_CONDOR_MACHINE_AD"), ".machine.ad"))
-	if err != nil {
-		return v, err
-	}
-	claim, err := pool.ParseClaim(string(job), string(slot))
-	if err != nil {
-		return verdict{guard.Verdict{Refused: "its ads do not say whose it is: " + err.Error()}}, nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, guardPatience)
-	defer cancel()
-	for {
-		if v.Verdict, err = guard.Ask(ctx, socket, claim); err == nil && v.Unknown == "" {
-			return v, nil
-		}
-		select {
-		case <-ctx.Done():
-			return v, err
-		case <-time.After(guardPause):
-		}
 	}
 }
 
@@ -144,8 +114,9 @@ func newViewCommand() *cobra.Command {
 		Short: "print what this machine sees of its grid, for HTCondor",
 		Long: `view prints, for the ads of the machine's slots, how packets to the pool's master
 go and how long one takes there and back: GridPath ("direct", "relay", "ring") and
-GridRTTms, and in GridBarred the names of machines whose certificate is refused;
-once a minute, and at once when the last changes. It runs until SIGTERM or SIGINT.`,
+GridRTTms, in GridBarred the names of machines whose certificate is refused, and in
+GridRefused the slots whose job must not start; once a minute, and at once when one
+of the last changes. It runs until SIGTERM or SIGINT.`,
 		Example: "  condorconf view",
 		Hidden:  true,
 		Args:    cobra.NoArgs,
@@ -155,9 +126,9 @@ once a minute, and at once when the last changes. It runs until SIGTERM or SIGIN
 			for tick := time.NewTicker(viewEvery); ; {
 				v, err := guard.AskView(c.Context(), socket)
 				if err != nil {
-					v = guard.View{Barred: last.Barred} // who is refused stays so
+					v = guard.View{Barred: last.Barred, Refused: last.Refused} // stay so
 				}
-				if time.Since(told) >= tellEvery || !slices.Equal(v.Barred, last.Barred) {
+				if time.Since(told) >= tellEvery || !slices.Equal(v.Barred, last.Barred) || !slices.Equal(v.Refused, last.Refused) {
 					if err := printView(c.OutOrStdout(), v); err != nil {
 						return err
 					}
@@ -183,6 +154,7 @@ func printView(w io.Writer, v guard.View) error {
 	if v.Path != "" {
 		path, rtt = strconv.Quote(string(v.Path)), fmt.Sprintf("%.1f", float64(v.RTT)/float64(time.Millisecond))
 	}
-	_, err := fmt.Fprintf(w, "GridPath = %s\nGridRTTms = %s\nGridBarred = %q\n-\n", path, rtt, strings.Join(v.Barred, ","))
+	_, err := fmt.Fprintf(w, "GridPath = %s\nGridRTTms = %s\nGridBarred = %q\nGridRefused = %q\n-\n", path, rtt,
+		strings.Join(v.Barred, ","), strings.Join(v.Refused, ","))
 	return err
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"gridappliance/condorconf/guard"
+	"gridappliance/condorconf/pool"
 	"gridappliance/credential"
 	"gridappliance/floppy"
 	"gridappliance/internal/need"
@@ -150,7 +151,14 @@ func (m *machine) guarded(l *lab) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	s := guard.Service{Overlay: labOverlay{m, l}, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil))}
+	s := guard.Service{Overlay: labOverlay{m, l}, Log: slog.New(slog.NewTextHandler(m.t.Output(), nil)),
+		Claim: func(_ context.Context, name, slot string) (pool.Claim, error) {
+			out, err := m.Try(append([]string{"chroot", m.root, "condor_status"}, pool.ClaimQuery(name, slot)...)...)
+			if err != nil {
+				return pool.Claim{}, err
+			}
+			return pool.ParseClaim([]byte(out))
+		}}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error)
 	go func() { served <- s.Run(ctx, ln) }()
@@ -367,7 +375,9 @@ func (m *machine) queue(command string, more ...string) {
 	job := fmt.Sprintf("executable = /bin/sh\ntransfer_executable = false\narguments = \"-c '%s'\"\n"+
 		"output = job.out\nerror = job.err\nlog = job.log\nrequest_memory = 16\n%s\nqueue\n", command, strings.Join(more, "\n"))
 	m.put("tmp/job.sub", job) // where every account can read it
-	os.Remove(filepath.Join(m.root, "home/griduser/job.log"))
+	for _, old := range []string{"job.log", "job.out"} {
+		os.Remove(filepath.Join(m.root, "home/griduser", old))
+	}
 	if out, err := m.as("griduser", "condor_submit", "/tmp/job.sub"); err != nil {
 		m.t.Fatalf("%s: submit: %v: %s\n%s", m.Name, err, out, m.logs())
 	}

@@ -23,6 +23,8 @@ func TestGridDrills(t *testing.T) {
 	bob := south.person(credential.RoleClient, "chemistry", "bob", "[condor]", "owner-preempts = false")
 	g.waitReady()
 	t.Run("a site is cut off for two minutes", func(t *testing.T) { testCut(t, master, alice, worker, west) })
+	t.Run("a client's disk is full", func(t *testing.T) { testDiskFull(t, master, alice, worker) })
+	t.Run("a worker stops for a while", func(t *testing.T) { testStopped(t, master, alice, worker) })
 	t.Run("a person is revoked", func(t *testing.T) { testRevoked(t, g, master, worker, bob) })
 }
 
@@ -59,6 +61,52 @@ func testCut(t *testing.T, master, alice, worker *gridMachine, site *gridSite) {
 	}
 	t.Logf("nothing claimed %.1f s after the last job's end", worker.idle(t, master, 2*time.Minute).Seconds())
 	alice.submit(t, "afterwards", job("echo afterwards", worker))
+}
+
+// testDiskFull: alice's machine has no byte left from before her job's end until
+// long after it. When there is room again the job ends well, without anybody's
+// doing.
+func testDiskFull(t *testing.T, master, alice, worker *gridMachine) {
+	alice.Run("systemctl", "stop", "condor")
+	alice.Run("sh", "-c", `mkdir /srv/small && mount -t tmpfs -o size=48m tmpfs /srv/small
+for dir in home/griduser var/spool/condor var/log/condor; do
+	mkdir -p /srv/small/$dir && cp -a /$dir/. /srv/small/$dir && chown --reference=/$dir /srv/small/$dir && mount --bind /srv/small/$dir /$dir
+done`)
+	alice.Run("systemctl", "start", "condor")
+	alice.until(t, gridPatience, "0 jobs", "condor_q", "-totals")
+	alice.queue(t, "full", job("sleep 45; head -c 1000000 /dev/zero; echo done >full.txt", worker, "transfer_output_files = full.txt"))
+	alice.until(t, gridPatience, "1 running", "condor_q", "-allusers", "-totals")
+	alice.Try("sh", "-c", "cat /dev/zero >/srv/small/fill")
+	time.Sleep(100 * time.Second)
+	alice.Run("rm", "/srv/small/fill")
+	room := time.Now()
+	alice.finish(t, "full")
+	t.Logf("%.0f s after there was room the job has ended, begun %d times", time.Since(room).Seconds(), alice.executions(t, "full"))
+	if out, err := alice.user("cat full.txt; wc -c <full.out"); err != nil || out != "done\n1000000\n" {
+		t.Errorf("the job said %q, %v", out, err)
+	}
+	worker.idle(t, master, 2*time.Minute)
+	alice.Run("sh", "-c", "systemctl stop condor; umount /home/griduser /var/spool/condor /var/log/condor /srv/small; systemctl start condor")
+	alice.until(t, gridPatience, "0 jobs", "condor_q", "-totals")
+}
+
+// testStopped: everything on the worker stands still until the pool has forgotten
+// it, as in a machine whose host swaps. Its job goes on then.
+func testStopped(t *testing.T, master, alice, worker *gridMachine) {
+	alice.queue(t, "still", job("sleep 30; echo still", worker))
+	alice.until(t, gridPatience, "1 running", "condor_q", "-allusers", "-totals")
+	worker.Try("sh", "-c", "kill -STOP -1")
+	master.until(t, 3*time.Minute, "\ngone\n", "sh", "-c", "echo; condor_status -autoformat Machine | grep -q "+worker.host()+" || echo gone")
+	worker.Try("sh", "-c", "kill -CONT -1")
+	goes := time.Now()
+	master.until(t, gridPatience, worker.host(), "condor_status", "-autoformat", "Machine")
+	t.Logf("in the pool %.1f s after it goes on", time.Since(goes).Seconds())
+	alice.finish(t, "still")
+	t.Logf("the job has ended %.1f s after it, begun %d times", time.Since(goes).Seconds(), alice.executions(t, "still"))
+	if out, err := alice.user("cat still.out"); err != nil || out != "still\n" {
+		t.Errorf("the job said %q, %v", out, err)
+	}
+	worker.idle(t, master, 2*time.Minute)
 }
 
 // testRevoked: of bob's jobs one runs and one waits when he is revoked. The one

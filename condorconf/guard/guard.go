@@ -1,12 +1,14 @@
 // Package guard answers what HTCondor's own programs ask of the virtual
 // network.
 //
-//	hook, as the job's account ── POST /v1/claim ──► guard ── whois ────────► overlayd
-//	startd's cron, as condor ──── GET /v1/view ────►       ── status, ping ─►
+//	before each job, as its account ── GET /v1/claim ──► guard ── whois ────────► overlayd
+//	                                                       └──── condor_status ─► startd
+//	startd's cron, as condor ───────── GET /v1/view ───► guard ── status, ping ─► overlayd
 //
 // It is there because neither jobs nor condor may reach overlayd's socket:
-// whoever connects here learns where the slot that it runs in was claimed from,
-// how far the pool's master is and who is refused, and nothing else.
+// whoever connects here learns whether the slot that it runs in was claimed in
+// its own name, how far the pool's master is and who is refused, and nothing
+// else.
 //
 // Whose a claim is, the guard takes from the starter that the caller is a child
 // of: startd writes the name of the machine that claimed the slot, by the
@@ -14,7 +16,7 @@
 // by the kernel (unix(7), SO_PEERCRED), and a starter by running as root.
 //
 // Service is safe for concurrent use. Limits on purpose: HTTP on a Unix socket
-// that everybody on the machine may connect to; one request is 64 KiB at most.
+// that everybody on the machine may connect to.
 package guard
 
 import (
@@ -22,12 +24,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -40,7 +43,7 @@ import (
 const SocketPath = "/run/grid-guard/guard.sock"
 
 const (
-	maxRequest  = 64 << 10        // bytes
+	maxAnswer   = 64 << 10        // bytes
 	askTime     = 5 * time.Second // for one question to overlayd
 	stopTimeout = time.Second     // for requests under way at the end
 )
@@ -48,7 +51,7 @@ const (
 // Verdict is the answer about a claim.
 type Verdict struct {
 	Refused string `json:"refused,omitempty"` // why the job must not start
-	Unknown string `json:"unknown,omitempty"` // why nobody can say now: another time
+	Unknown string `json:"unknown,omitempty"` // why nobody can say now: ask again
 }
 
 // View is what a machine sees of its grid.
@@ -58,6 +61,8 @@ type View struct {
 	RTT  control.Millis `json:"rtt_ms,omitzero"`
 	// Barred are host names of machines whose certificate is refused.
 	Barred []string `json:"barred,omitempty"`
+	// Refused are slots whose job must not start.
+	Refused []string `json:"refused,omitempty"`
 }
 
 // Overlay is what the guard asks of overlayd: control.Client.
@@ -70,7 +75,12 @@ type Overlay interface {
 // Service is the guard of one machine.
 type Service struct {
 	Overlay Overlay
-	Log     *slog.Logger
+	// Claim asks startd for the claim of a slot of this machine.
+	Claim func(ctx context.Context, machine, slot string) (pool.Claim, error)
+	Log   *slog.Logger
+
+	mu      sync.Mutex
+	refused map[starter]bool // whose slot has not been given back yet
 }
 
 // Run serves on ln until ctx ends.
@@ -78,7 +88,7 @@ func (s *Service) Run(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1/claim", s.serveClaim)
+	mux.HandleFunc("GET /v1/claim", s.serveClaim)
 	mux.HandleFunc("GET /v1/view", s.serveView)
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: askTime, ReadTimeout: askTime,
 		BaseContext: func(net.Listener) context.Context { return ctx },
@@ -141,50 +151,71 @@ func caller(c net.Conn) (pid int) {
 }
 
 func (s *Service) serveClaim(w http.ResponseWriter, r *http.Request) {
-	var claim pool.Claim
-	if err := json.NewDecoder(io.LimitReader(r.Body, maxRequest)).Decode(&claim); err != nil {
-		http.Error(w, "no claim: "+err.Error(), http.StatusBadRequest)
-		return
-	}
 	pid, _ := r.Context().Value(callerKey{}).(int)
-	answer(w, s.judge(r.Context(), pid, claim))
+	answer(w, s.judge(r.Context(), pid))
 }
 
-// judge decides on the claim that the process pid asks about.
-func (s *Service) judge(ctx context.Context, pid int, claim pool.Claim) Verdict {
-	starter, err := starterOf(pid)
-	if err != nil {
-		return Verdict{Unknown: err.Error()}
-	}
+// judge decides on the claim of the slot that the process pid is in.
+func (s *Service) judge(ctx context.Context, pid int) Verdict {
 	ctx, cancel := context.WithTimeout(ctx, askTime)
 	defer cancel()
-	who, err := s.claimer(ctx, starter)
-	if errors.Is(err, control.ErrBarred) {
-		return Verdict{Refused: err.Error()}
-	}
+	st, err := starterOf(pid)
 	if err != nil {
 		return Verdict{Unknown: err.Error()}
 	}
-	if err := claim.Check(who); err != nil {
-		s.Log.Warn("job refused", "slot", starter.slot, "from", starter.host, "reason", err)
-		return Verdict{Refused: err.Error()}
+	status, err := s.Overlay.Status(ctx)
+	if err != nil {
+		return Verdict{Unknown: err.Error()}
 	}
-	return Verdict{}
+	who, err := s.claimer(ctx, st, status)
+	if err != nil && !errors.Is(err, control.ErrBarred) {
+		return Verdict{Unknown: err.Error()}
+	}
+	if err == nil {
+		claim, unknown := s.Claim(ctx, status.Name, st.slot)
+		if unknown != nil {
+			return Verdict{Unknown: unknown.Error()}
+		}
+		err = claim.Check(who)
+	}
+	if err == nil {
+		return Verdict{}
+	}
+	s.Log.Warn("job refused", "slot", st.slot, "from", st.host, "reason", err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refused == nil {
+		s.refused = map[starter]bool{}
+	}
+	s.refused[st] = true
+	return Verdict{Refused: err.Error()}
 }
 
 // claimer returns who holds the address that a starter's slot was claimed from.
-func (s *Service) claimer(ctx context.Context, st starter) (control.Whois, error) {
+func (s *Service) claimer(ctx context.Context, st starter, self control.Status) (control.Whois, error) {
 	addr, err := netip.ParseAddr(st.host) // where the name server did not answer startd
 	if err != nil {
-		status, statusErr := s.Overlay.Status(ctx)
-		if statusErr != nil {
-			return control.Whois{}, statusErr
-		}
-		if addr, err = control.ParseHostName(st.host, status.Address.Masked()); err != nil {
+		if addr, err = control.ParseHostName(st.host, self.Address.Masked()); err != nil {
 			return control.Whois{}, err
 		}
 	}
 	return s.Overlay.Whois(ctx, addr)
+}
+
+// refusedSlots returns the slots whose refused job is still there, sorted.
+func (s *Service) refusedSlots() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var slots []string
+	for st := range s.refused {
+		if now, err := readStarter(st.pid); err != nil || now != st {
+			delete(s.refused, st)
+			continue
+		}
+		slots = append(slots, st.slot)
+	}
+	slices.Sort(slots)
+	return slots
 }
 
 func (s *Service) serveView(w http.ResponseWriter, r *http.Request) {
@@ -203,6 +234,7 @@ func (s *Service) view(ctx context.Context) (v View, err error) {
 	if err != nil {
 		return v, err
 	}
+	v.Refused = s.refusedSlots()
 	for _, addr := range status.Barred {
 		if addr.Is4() {
 			v.Barred = append(v.Barred, control.HostName(addr))

@@ -13,7 +13,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"gridappliance/condorconf/pool"
 	"gridappliance/overlayd/control"
 )
 
@@ -81,7 +80,7 @@ func TestService(t *testing.T) {
 	ended := make(chan error)
 	go func() { ended <- s.Run(ctx, ln) }()
 
-	v, err := Ask(t.Context(), socket, pool.Claim{JobUser: "griduser@physics"})
+	v, err := Ask(t.Context(), socket)
 	if err != nil || v.Refused != "" || !strings.Contains(v.Unknown, "not a condor_starter") {
 		t.Errorf("asked by a test the guard says %+v, %v", v, err)
 	}
@@ -101,11 +100,12 @@ func TestService(t *testing.T) {
 
 func TestWhoIsAClaimer(t *testing.T) {
 	s := Service{Overlay: held}
+	self, _ := held.Status(t.Context())
 	for host, want := range map[string]string{
 		"C250000018.ipop": "alice", "10.250.0.18": "alice", "C250000099.ipop": "nobody known holds it",
 		"C250000019.ipop": "its certificate is refused", "elsewhere.example": "want C, nine digits",
 	} {
-		who, err := s.claimer(t.Context(), starter{host: host})
+		who, err := s.claimer(t.Context(), starter{host: host}, self)
 		if got := fmt.Sprint(who.User, err); !strings.Contains(got, want) {
 			t.Errorf("%s: %s, want %q", host, got, want)
 		}

@@ -12,6 +12,7 @@ import (
 
 // starter is a condor_starter: what runs one job on a slot.
 type starter struct {
+	pid  int
 	slot string // slot1_1
 	host string // of the machine that claimed the slot: a name, or an address without one
 }
@@ -52,7 +53,9 @@ func readStarter(pid int) (starter, error) {
 	if err != nil {
 		return starter{}, err
 	}
-	return parseStarter(strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00"))
+	s, err := parseStarter(strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00"))
+	s.pid = pid
+	return s, err
 }
 
 // rootStarted says whether the real user of a process is root.

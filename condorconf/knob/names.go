@@ -126,13 +126,14 @@ var names = map[string]Kind{
 	"RESERVED_MEMORY":                  Plain,
 
 	// the guard
-	"STARTER_JOB_HOOK_KEYWORD":              Plain,
-	"GRID_HOOK_PREPARE_JOB_BEFORE_TRANSFER": Plain,
-	"STARTD_CRON_JOBLIST":                   Plain,
-	"STARTD_CRON_GRID_EXECUTABLE":           Plain,
-	"STARTD_CRON_GRID_ARGS":                 Plain,
-	"STARTD_CRON_GRID_PERIOD":               Plain,
-	"STARTD_CRON_GRID_MODE":                 Plain,
+	"USER_JOB_WRAPPER":            Plain,
+	"WANT_HOLD":                   Expression,
+	"WANT_HOLD_REASON":            Expression,
+	"STARTD_CRON_JOBLIST":         Plain,
+	"STARTD_CRON_GRID_EXECUTABLE": Plain,
+	"STARTD_CRON_GRID_ARGS":       Plain,
+	"STARTD_CRON_GRID_PERIOD":     Plain,
+	"STARTD_CRON_GRID_MODE":       Plain,
 
 	// timing
 	"NEGOTIATOR_INTERVAL":        Plain,

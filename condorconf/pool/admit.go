@@ -1,84 +1,56 @@
 package pool
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"gridappliance/overlayd/control"
 )
 
-// A Claim is a job that a job queue wants to start on a slot of this machine,
-// as its two ads say: the job's comes from the queue, the slot's from this
-// machine's startd, which has noted in it what the queue said to get the slot.
+// Claim is what a job queue said to get a slot of this machine, as startd has
+// noted it in the slot's ad (HTCondor manual, "Machine ClassAd Attributes").
 type Claim struct {
-	JobUser  string  `json:"job_user"`  // User of the job: account@group
-	JobOwner string  `json:"job_owner"` // GridUser of the job: the person whose floppy it comes from
-	Claimer  string  `json:"claimer"`   // RemoteUser of the slot: User of the job that got it
-	Rank     float64 `json:"rank"`      // CurrentRank of the slot
-	Group    string  `json:"group"`     // GridGroup of the slot
-	Owner    string  `json:"owner"`     // GridUser of the slot
+	User  string   `json:"RemoteUser"`  // User of the job: account@group
+	Rank  *float64 `json:"CurrentRank"` // what RANK gave it
+	Group string   `json:"GridGroup"`   // the machine's
+	Owner string   `json:"GridUser"`    // the machine's
 }
 
-// ParseClaim reads both ads, in the form NAME = VALUE, a line each (HTCondor
-// manual, "ClassAd Syntax", long form). An attribute that is missing or not of
-// the form is an error that names it.
-func ParseClaim(job, slot string) (Claim, error) {
-	var c Claim
-	err := errors.Join(
-		adString(job, "User", &c.JobUser),
-		adString(job, "GridUser", &c.JobOwner),
-		adString(slot, "RemoteUser", &c.Claimer),
-		adString(slot, "GridGroup", &c.Group),
-		adString(slot, "GridUser", &c.Owner),
-	)
-	rank, rankErr := strconv.ParseFloat(adValue(slot, "CurrentRank"), 64)
-	if rankErr != nil {
-		rankErr = fmt.Errorf("CurrentRank: %w", rankErr)
+// ClaimQuery is the arguments with which condor_status asks this machine's own
+// startd for the claim of a slot; ParseClaim reads the answer.
+func ClaimQuery(machine, slot string) []string {
+	return []string{"-direct", machine, "-constraint", fmt.Sprintf("Name =?= %q", slot+"@"+machine), "-json",
+		"-attributes", "RemoteUser,CurrentRank,GridGroup,GridUser"}
+}
+
+// ParseClaim reads condor_status's answer. No slot, or one without a claim, is
+// an error.
+func ParseClaim(text []byte) (Claim, error) {
+	var claims []Claim
+	if len(strings.TrimSpace(string(text))) == 0 {
+		return Claim{}, errors.New("startd has no such slot")
 	}
-	c.Rank = rank
-	return c, errors.Join(err, rankErr)
-}
-
-// plain is a string of an ad without any escape; no name of the grid has one.
-var plain = regexp.MustCompile(`^"([^"\\]*)"$`)
-
-func adString(ad, name string, to *string) error {
-	found := plain.FindStringSubmatch(adValue(ad, name))
-	if found == nil {
-		return fmt.Errorf("%s: is %q, want a plain string", name, adValue(ad, name))
+	if err := json.Unmarshal(text, &claims); err != nil {
+		return Claim{}, fmt.Errorf("startd's answer: %w", err)
 	}
-	*to = found[1]
-	return nil
-}
-
-// adValue returns the value of an attribute as it is written, "" without one.
-// Names of attributes have no case.
-func adValue(ad, name string) string {
-	for line := range strings.Lines(ad) {
-		if have, value, ok := strings.Cut(line, "="); ok && strings.EqualFold(strings.TrimSpace(have), name) {
-			return strings.TrimSpace(value)
-		}
+	if len(claims) != 1 || claims[0].User == "" || claims[0].Rank == nil {
+		return Claim{}, errors.New("the slot is not claimed yet")
 	}
-	return ""
+	return claims[0], nil
 }
 
-// Check returns why the job must not start, nil when it may. who is the holder
-// of the address that the slot was claimed from, which the job queue cannot
-// choose; all else in the claim is what the queue says, stock or not.
+// Check returns why the claim's job must not start, nil when it may. who is the
+// holder of the address that the slot was claimed from, which the job queue
+// cannot choose; all in the claim but the machine's own is what the queue says,
+// stock or not.
 func (c Claim) Check(who control.Whois) error {
-	for _, u := range []struct{ what, user string }{{"the job", c.JobUser}, {"the claim", c.Claimer}} {
-		if _, group, _ := strings.Cut(u.user, "@"); group != who.Group {
-			return fmt.Errorf("%s says that it is of %s, but comes from %s of the group %s", u.what, u.user, who.Name, who.Group)
-		}
+	if _, group, _ := strings.Cut(c.User, "@"); group != who.Group {
+		return fmt.Errorf("a job of %s came from %s of the group %s", c.User, who.Name, who.Group)
 	}
-	if c.JobOwner != who.User {
-		return fmt.Errorf("the job says that it is %s's, but comes from %s, which is %s's", c.JobOwner, who.Name, who.User)
-	}
-	if due := rank(who.Group == c.Group, who.User == c.Owner); !(c.Rank <= due) { // nor is a rank that is no number due
-		return fmt.Errorf("the claim got the rank %g, but a job from %s is due %g", c.Rank, who.Name, due)
+	if due := rank(who.Group == c.Group, who.User == c.Owner); *c.Rank > due {
+		return fmt.Errorf("a job that came from %s of %s got the rank %g, where %g is due", who.Name, who.User, *c.Rank, due)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ const (
 	PolicyFile   = "etc/condor/config.d/40-grid-policy.conf"
 	TuneFile     = "etc/condor/config.d/50-grid-tune.conf"
 	MapFile      = "etc/condor/grid/mapfile"
-	HookFile     = "etc/condor/grid-prepare-job" // where the accounts of jobs may read
+	WrapperFile  = "etc/condor/grid-run-job" // where the accounts of jobs may read
 	CAFile       = "etc/condor/grid/ca.crt"
 	CertFile     = "etc/condor/grid/node.crt"
 	KeyFile      = "etc/condor/grid/node.key"
@@ -51,7 +51,7 @@ var owned = []struct {
 	{KeyFile, "", false},
 	{CertFile, "", false},
 	{MapFile, CondorUnit, false},
-	{HookFile, "", false},
+	{WrapperFile, "", false},
 	{NetworkFile, CondorUnit, false},
 	{MastersFile, CondorUnit, true}, // a restart would end the jobs that run
 	{SecurityFile, CondorUnit, false},
@@ -138,7 +138,7 @@ func (m Machine) Files() ([]File, error) {
 	}
 	files = append(files, File{MapFile, 0o644, m.mapfile()})
 	if m.guarded() {
-		files = append(files, File{HookFile, 0o755, []byte("#!" + program + " prepare\n")})
+		files = append(files, File{WrapperFile, 0o755, []byte("#!" + program + " admit\n")})
 	}
 	shares, err := m.shares()
 	return append(files, shares...), err

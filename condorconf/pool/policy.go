@@ -28,6 +28,8 @@ const (
 	own   = "(" + group + " && " + user + ")"
 	// from a machine that the virtual network refuses
 	barred = `stringListIMember(MY.ClientMachine ?: "", MY.GridBarred ?: "")`
+	// that the guard keeps from starting
+	refused = `stringListIMember(split(MY.Name, "@")[0], MY.GridRefused ?: "")`
 )
 
 // policy writes whose jobs come first and what a job gets.
@@ -36,7 +38,7 @@ const (
 // only the domain of the schedd's certificate; GridUser is set by the schedd's
 // own transform. So stock tools forge neither. Who is root on a client can
 // write any GridUser within the group, and a modified schedd any User; Claim is
-// how the guard finds out before the job starts.
+// what the guard knows of it before the job starts.
 func (m Machine) policy(d *knob.Doc) {
 	if !m.executes() {
 		return
@@ -62,9 +64,9 @@ func (m Machine) policy(d *knob.Doc) {
 		d.Set("SUSPEND", knob.Bool(false))
 	}
 	if m.guarded() {
-		d.Comment(`Slots of machines that are refused are taken back. HTCondor would hold them for the
+		d.Comment(`Slots of machines that are refused are taken back. HTCondor would keep them for the
 job's lease, 40 minutes, as it does for a machine that is cut off and comes back.`)
-		leaves = knob.Expr(barred+" || %v", leaves)
+		leaves = knob.Expr(barred+" || "+refused+" || %v", leaves)
 	}
 	d.Set("PREEMPT", leaves)
 	d.Set("KILL", knob.Bool(false))
@@ -112,11 +114,13 @@ func (m Machine) guarded() bool { return m.executes() && m.Credential }
 
 // guarded writes what HTCondor runs to ask the guard.
 func guarded(d *knob.Doc) {
-	d.Comment(`Before a job's files travel the guard says whether it is whose it says it is, by
-the address that its slot was claimed from.`)
-	d.Set("STARTER_JOB_HOOK_KEYWORD", knob.Expr("GRID"))
-	d.Set("GRID_HOOK_PREPARE_JOB_BEFORE_TRANSFER", knob.Word("/"+HookFile))
-	d.Comment("GridPath and GridRTTms, how far the master is; GridBarred, whose machines are refused.")
+	d.Comment(`The guard says whether a job is whose it says it is, by the address that its slot
+was claimed from: one that is not does not start, and is held. A hook of HTCondor's
+own (<Keyword>_HOOK_PREPARE_JOB) would switch its cgroups off.`)
+	d.Set("USER_JOB_WRAPPER", knob.Word("/"+WrapperFile))
+	d.Set("WANT_HOLD", knob.Expr(refused))
+	d.Set("WANT_HOLD_REASON", knob.Expr(`ifThenElse(`+refused+`, "The job is not whose it says it is, by the certificate of the machine that it came from.", undefined)`))
+	d.Comment("GridPath and GridRTTms, how far the master is; GridBarred, whose machines are refused; GridRefused, which slots' jobs.")
 	d.Set("STARTD_CRON_JOBLIST", knob.Expr("$(STARTD_CRON_JOBLIST) GRID"))
 	d.Set("STARTD_CRON_GRID_EXECUTABLE", knob.Word(program))
 	d.Set("STARTD_CRON_GRID_ARGS", knob.Expr("view"))

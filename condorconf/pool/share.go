@@ -15,8 +15,9 @@ const Interpreter = program + " automount"
 
 // nfsOptions: one TCP port and no side protocol (4.2); soft and retry=0, so
 // that a vanished host gives an error within seconds instead of hanging a job;
-// nothing on another's disk may be a device or gain rights here.
-const nfsOptions = "-fstype=nfs4,vers=4.2,proto=tcp,soft,timeo=50,retrans=2,retry=0,nosuid,nodev,noatime"
+// nothing on another's disk may be a device or gain rights here; what was read
+// is kept on this machine's disk (grid-cache.service), if it has such a cache.
+const nfsOptions = "-fstype=nfs4,vers=4.2,proto=tcp,soft,timeo=50,retrans=2,retry=0,nosuid,nodev,noatime,fsc"
 
 // bindOptions are for the machine's own share, which needs no network.
 const bindOptions = "-fstype=bind,nosuid,nodev"

@@ -40,7 +40,7 @@ func TestParseMapRefuses(t *testing.T) {
 }
 
 func TestLookup(t *testing.T) {
-	remote := "-fstype=nfs4,vers=4.2,proto=tcp,soft,timeo=50,retrans=2,retry=0,nosuid,nodev,noatime "
+	remote := "-fstype=nfs4,vers=4.2,proto=tcp,soft,timeo=50,retrans=2,retry=0,nosuid,nodev,noatime,fsc "
 	cases := map[string]struct{ want, err string }{
 		"C250000009":      {want: remote + "10.250.0.9:/"},
 		"C250000009.ipop": {want: remote + "10.250.0.9:/"},

@@ -12,6 +12,7 @@
 //	overlayd         the virtual network; runs only behind /run/grid/{applied,overlay}
 //	grid-issuer      on masters, started by grid-watch: credentials for other machines
 //	grid-guard       where jobs run, started by grid-watch: whose they are
+//	grid-cache       with autofs: what was read from other machines, on the disk
 //	grid-watch       address -> host name, HTCondor, READY; floppies inserted later
 //	grid-local@      started by udev: a blank disk becomes /mnt/local
 //

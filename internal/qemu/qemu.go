@@ -173,6 +173,10 @@ func (m *Machine) Shutdown(timeout time.Duration) error {
 // Reset presses the reset button: the guest starts again without being asked.
 func (m *Machine) Reset() error { return m.command("system_reset", nil) }
 
+// Stop makes the machine stand still, and Continue lets it go on.
+func (m *Machine) Stop() error     { return m.command("stop", nil) }
+func (m *Machine) Continue() error { return m.command("cont", nil) }
+
 // InsertFloppy changes the floppy in the drive, which must not be open.
 func (m *Machine) InsertFloppy(path string) error {
 	return m.command("blockdev-change-medium", map[string]any{

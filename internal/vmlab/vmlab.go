@@ -8,7 +8,7 @@
 //
 // At most two machines run at once on this host, whatever tests run beside
 // each other: a Lab holds a place for each of its machines until the test
-// ends. Everything a machine wrote is in the log of a test that failed. A
+// ends. A test that wants more has all places, and the host for itself. Everything a machine wrote is in the log of a test that failed. A
 // helper that cannot do its work ends the test.
 package vmlab
 
@@ -44,12 +44,12 @@ type Lab struct {
 	free int // machines it may still start
 }
 
-// New waits for room for n machines (1 or 2) and skips the test where machines
+// New waits for room for n machines and skips the test where machines
 // cannot run. A test has one Lab: a second could wait for the first for ever.
 func New(t testing.TB, n int) *Lab {
 	t.Helper()
 	l := &Lab{t: t, Base: need.VM(t), free: n}
-	reserve(t, n)
+	reserve(t, min(n, places))
 	return l
 }
 
@@ -230,6 +230,22 @@ func (m *Machine) Try(command string) (string, int) {
 		m.t.Fatal(err)
 	}
 	return strings.TrimRight(out, " \n"), exit
+}
+
+// Suspend has the machine stand still for a time, as a laptop whose lid is shut
+// does with its guests: its clock stops, the real-time clock goes on.
+func (m *Machine) Suspend(d time.Duration) {
+	m.t.Helper()
+	if err := m.Stop(); err != nil {
+		m.t.Fatal(err)
+	}
+	select {
+	case <-time.After(d):
+	case <-m.t.Context().Done():
+	}
+	if err := m.Continue(); err != nil {
+		m.t.Fatal(err)
+	}
 }
 
 // Reboot asks the guest to start again; wait for what it then writes.
