@@ -82,6 +82,19 @@ func plain(err error) error {
 // owner is who a file belongs to; the zero value is root.
 type owner struct{ uid, gid int }
 
+// standing returns mode and owner of the file name, which a new one in its
+// place keeps; without it there they are mode and root.
+func (t *Tree) standing(name string, mode fs.FileMode) (fs.FileMode, owner) {
+	info, err := t.root.Stat(name)
+	if err != nil {
+		return mode, owner{}
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return info.Mode().Perm(), owner{int(stat.Uid), int(stat.Gid)}
+	}
+	return info.Mode().Perm(), owner{}
+}
+
 // tempOf is the name under which a new file grows before it is renamed.
 func tempOf(name string) string {
 	return path.Join(path.Dir(name), "."+path.Base(name)+".grid-new")
