@@ -33,6 +33,10 @@ type decision struct {
 // Close releases the root.
 func (d *decision) Close() { d.root.Close() }
 
+// ownMark is there on a machine that is somebody's own (the Debian package has
+// it), and not on an appliance.
+const ownMark = "usr/lib/grid/own-machine"
+
 // decide reads everything that the options name and the tree as it is.
 func (o options) decide(ctx context.Context, now time.Time) (*decision, error) {
 	image, err := os.ReadFile(o.floppy)
@@ -65,6 +69,8 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 	if in.Accounts, err = jobAccounts(d.root); err != nil {
 		return err
 	}
+	_, err = d.root.Stat(ownMark)
+	in.Own = err == nil
 	identity, err := f.Identity(now)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)

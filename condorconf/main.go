@@ -48,6 +48,6 @@ EXIT STATUS
 		Example: `  condorconf plan
   condorconf write --json`,
 	}
-	root.AddCommand(newCheckCommand(), newPlanCommand(), newWriteCommand(), newAutomountCommand())
+	root.AddCommand(newCheckCommand(), newPlanCommand(), newWriteCommand(), newRemoveCommand(), newAutomountCommand())
 	return root
 }

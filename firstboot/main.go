@@ -57,6 +57,7 @@ EXIT STATUS
 	}
 	var m machine
 	root.PersistentFlags().StringVar(&m.root, "root", "/", "the tree to work on; anything but / is only files: no clock, no services")
-	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m), newLocalDiskCommand())
+	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m), newLocalDiskCommand(),
+		newJoinCommand(&m), newLeaveCommand(&m))
 	return root
 }

@@ -95,7 +95,9 @@ func (w *watcher) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.spawn(func() { w.followMedia(ctx) })
+	if !w.own() {
+		w.spawn(func() { w.followMedia(ctx) })
+	}
 	w.spawn(func() { w.followNode(ctx) })
 	w.spawn(func() { w.followOffers(ctx) })
 	w.spawn(func() { w.followNames(ctx) })

@@ -123,6 +123,8 @@ var names = map[string]Kind{
 	"SLOT_TYPE_1":                      Plain,
 	"SLOT_TYPE_1_PARTITIONABLE":        Plain,
 	"RESERVED_MEMORY":                  Plain,
+	"SPOOL":                            Plain,
+	"EXECUTE":                          Plain,
 
 	// timing
 	"NEGOTIATOR_INTERVAL":        Plain,

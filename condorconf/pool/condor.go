@@ -8,6 +8,9 @@ import (
 // port is the one TCP port of HTCondor: every daemon is reached through it.
 const port = 9618
 
+// ownState is where firstboot makes folders for HTCondor on an own machine.
+const ownState = "/var/lib/grid/condor"
+
 // network writes where the daemons listen.
 func (m Machine) network(d *knob.Doc) {
 	d.Comment(`Written by condorconf; changes here are lost. Put your own into 90-*.conf.
@@ -125,6 +128,11 @@ and clients keep the check, so that nobody but a master can pose as one.`)
 func (m Machine) role(d *knob.Doc) {
 	d.Comment("The role's daemons.")
 	d.Set("DAEMON_LIST", knob.Words(m.Daemons))
+	if m.Own {
+		d.Comment("Beside what HTCondor kept here for a pool of before; it goes when the machine leaves the grid.")
+		d.Set("SPOOL", knob.Word(ownState+"/spool"))
+		d.Set("EXECUTE", knob.Word(ownState+"/execute"))
+	}
 	switch m.Role {
 	case floppy.RoleMaster:
 		m.collector(d)

@@ -84,6 +84,8 @@ type Input struct {
 
 	CPUs     int // processors of the machine, at least 1
 	Accounts int // job accounts slot1 .. slotN that exist
+
+	Own bool // the machine is somebody's own: HTCondor may have had jobs there before
 }
 
 // Machine is what a machine should be.
@@ -109,6 +111,7 @@ type Machine struct {
 	Export     string       `json:"export,omitempty"`     // shared directory
 	Automount  bool         `json:"automount,omitempty"`  // /mnt/ganfs
 	Credential bool         `json:"credential,omitempty"` // needs an HTCondor certificate
+	Own        bool         `json:"own,omitempty"`        // keeps the grid's jobs apart
 }
 
 // StandaloneName is the host name, group and grid of a machine without a grid.
@@ -137,6 +140,7 @@ func New(in Input) (Machine, diag.List) {
 	default:
 		problems.Add(problem("machine.role", "there is no role %q", in.Role))
 	}
+	m.Own = in.Own
 	if in.Role != floppy.RoleStandalone {
 		problems = append(problems, m.join(in)...)
 	}

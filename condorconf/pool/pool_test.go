@@ -41,6 +41,7 @@ func variations() map[string]Input {
 		"worker-slots":      with(worker, func(in *Input) { in.Slots = 4 }),
 		"worker-limited":    with(worker, func(in *Input) { in.CPUs, in.Accounts = 64, 8 }),
 		"client":            client,
+		"client-own":        with(client, func(in *Input) { in.Own = true }),
 		"client-flock":      with(client, func(in *Input) { in.Masters = named("C250000003.ipop") }),
 		"client-flock-none": with(client, func(in *Input) { in.Masters, in.Flock = named("C250000003.ipop"), floppy.Choice{} }),
 		"client-private":    with(client, func(in *Input) { in.Export, in.Autofs = "", false }),

@@ -69,18 +69,28 @@ func (b *Before) shape(name string, text []byte) []byte {
 	return text
 }
 
+// Joined returns the stamp, and how the machine was before its first floppy:
+// nil where none has begun to change it.
+func Joined(t *Tree) (*Stamp, *Before, error) {
+	stamp, err := ReadStamp(t)
+	if err != nil {
+		return nil, nil, err
+	}
+	if stamp != nil {
+		return stamp, stamp.Before, nil
+	}
+	var half pending
+	_, err = readJSON(t, pendingPath, &half)
+	return nil, half.Before, err
+}
+
 // Undo takes back everything that Apply and SetHost did to an own machine's
 // tree, but for what Forget removes. It returns what it did, and the machine as
 // it was before; both are zero on a tree that no floppy has changed. Ended half
 // way, it can be called again.
 func Undo(t *Tree) (Result, error) {
-	stamp, err := ReadStamp(t)
-	if err != nil {
-		return Result{}, err
-	}
-	var half pending
-	begun, err := readJSON(t, pendingPath, &half)
-	if err != nil || stamp == nil && !begun {
+	stamp, before, err := Joined(t)
+	if err != nil || before == nil {
 		return Result{}, err
 	}
 	o := Options{}
