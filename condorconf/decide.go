@@ -174,6 +174,16 @@ func jobAccounts(root *os.Root) (int, error) {
 	return n, nil
 }
 
+// drops says whether a file of ours goes that the unit reads. An own machine's
+// owner may use the automounter and the NFS server, too: they stop when they
+// were the grid's, and not because the role has no need of them.
+func (d *decision) drops(unit string) bool {
+	return slices.ContainsFunc(d.changes, func(c tree.Change) bool {
+		reader, _ := pool.ReaderOf(c.Path)
+		return c.Remove && reader == unit
+	})
+}
+
 // result returns what write reports.
 func (d *decision) result() Result {
 	r := Result{Changed: []string{}, Reload: []string{}, Restart: []string{}, Waiting: d.waiting, Offer: d.machine.Offer}
@@ -183,6 +193,9 @@ func (d *decision) result() Result {
 		r.Stop = append(r.Stop, pool.CondorUnit)
 	}
 	r.Start, r.Stop = append([]string{}, r.Start...), append([]string{}, r.Stop...)
+	if d.machine.Own {
+		r.Stop = slices.DeleteFunc(r.Stop, func(u string) bool { return u != pool.CondorUnit && !d.drops(u) })
+	}
 	for _, c := range d.changes {
 		r.Changed = append(r.Changed, "/"+c.Path)
 		unit, reload := pool.ReaderOf(c.Path)

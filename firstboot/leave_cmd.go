@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"gridappliance/firstboot/apply"
+	"gridappliance/firstboot/plan"
 	"gridappliance/firstboot/watch"
 	"gridappliance/internal/diag"
 	"gridappliance/internal/sysrun"
@@ -60,10 +61,16 @@ EXIT STATUS
 // errNoGrid is returned where there is nothing to leave.
 var errNoGrid = fmt.Errorf("this machine is in no grid: %w", diag.ErrNothing)
 
-// ours are the units that leave stops, in this order: who gives orders first,
-// who is needed by others last.
-var ours = []string{"grid-watch.service", "condor.service", "nfs-server.service", "grid-issuer.service", "overlayd.service",
-	"grid-firewall.service", "grid-firstboot.service"}
+// ours returns the units that leave stops, in this order: who gives orders
+// first, who is needed by others last. An NFS server that is the owner's goes
+// on.
+func ours(stamp *apply.Stamp) []string {
+	list := []string{"grid-watch.service", "condor.service", "grid-issuer.service", "overlayd.service", "grid-firewall.service", "grid-firstboot.service"}
+	if stamp == nil || stamp.Entries[plan.NFSDropIn] == "" {
+		return list
+	}
+	return slices.Insert(list, 2, "nfs-server.service")
+}
 
 // joined returns the stamp and how the machine was before; errNoGrid where no
 // floppy has changed it. The stamp is nil when a first join ended half way.
@@ -84,7 +91,7 @@ func (m *machine) leavePlan(ctx context.Context, condorconf string, out io.Write
 	if before == nil {
 		return errNoGrid
 	}
-	for _, name := range ours {
+	for _, name := range ours(stamp) {
 		fmt.Fprintf(out, "stop %s\n", name)
 	}
 	text, err := sysrun.Output(ctx, condorconf, "remove", "--plan", "--root", m.root)
@@ -115,11 +122,11 @@ func (m *machine) leave(ctx context.Context, condorconf string, out io.Writer) e
 		return err
 	}
 	if before == nil {
-		return errNoGrid
+		return errors.Join(errNoGrid, m.forget()) // a folder may be left of a join that died at once
 	}
 	live := m.live() && underSystemd()
 	if live {
-		if err := manage(ctx, watch.Units{Stop: ours}); err != nil {
+		if err := manage(ctx, watch.Units{Stop: ours(stamp)}); err != nil {
 			return err
 		}
 	}
@@ -159,6 +166,16 @@ func (m *machine) leave(ctx context.Context, condorconf string, out io.Writer) e
 	}
 	_, err = fmt.Fprintln(out, "this machine is in no grid any more")
 	return err
+}
+
+// forget removes what the machine kept.
+func (m *machine) forget() error {
+	tree, err := m.tree()
+	if err != nil {
+		return err
+	}
+	defer tree.Close()
+	return apply.Forget(tree)
 }
 
 // stillness takes back what the kernel and running services know of the grid.

@@ -150,8 +150,12 @@ func (m *machine) shares() ([]string, error) {
 // roleUnits are Debian's units that roles use, and the owner may have used.
 var roleUnits = []string{"condor.service", "autofs.service", "nfs-server.service"}
 
-// before returns how an own machine is now.
+// before returns how an own machine was before its first floppy: how it is now
+// when this is the first.
 func (m *machine) before(tree *apply.Tree) (*apply.Before, error) {
+	if _, b, err := apply.Joined(tree); err != nil || b != nil {
+		return b, err
+	}
 	b, err := apply.Remember(tree)
 	if err != nil || !m.live() {
 		return b, err

@@ -12,9 +12,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"gridappliance/credential"
 	"gridappliance/floppy"
+	"gridappliance/internal/guide"
 	"gridappliance/internal/need"
 	"gridappliance/internal/netlab"
 	"gridappliance/internal/sysrun"
@@ -67,9 +69,36 @@ func TestOwnMachine(t *testing.T) {
 		}
 	})
 
-	t.Run("it joins", func(t *testing.T) { testJoins(t, desk, g) })
+	doc := guide.New(t, "../docs/own-machine.md", gridPatience, func(c guide.Command) string {
+		out, err := desk.Try("sh", "-c", "cd /root; "+c.Line+" 2>&1")
+		if out == "" && err != nil {
+			return err.Error()
+		}
+		return out
+	})
+	t.Run("it joins", func(t *testing.T) {
+		zone := desk.files("/etc/localtime", "/etc/resolv.conf", "/etc/machine-id", "/etc/nsswitch.conf")
+		doc.Section("Joining")
+		testJoined(t, desk, g)
+		if difference := cmp.Diff(zone, desk.files("/etc/localtime", "/etc/resolv.conf", "/etc/machine-id", "/etc/nsswitch.conf")); difference != "" {
+			t.Errorf("the owner's own is changed:\n%s", difference)
+		}
+	})
+	t.Run("it restarts", func(t *testing.T) {
+		desk.Run("systemctl", "stop", "grid-watch") // which would say READY until the end
+		desk.Run("rm", "-r", "/run/grid")
+		desk.Try("systemctl", "soft-reboot") // all but the kernel begins anew
+		desk.until(t, gridPatience, desk.line, "cat", "/"+readyPath)
+		desk.WaitBooted(bootPatience)
+	})
 	t.Run("it leaves", func(t *testing.T) {
-		desk.Run("firstboot", "leave")
+		plan := desk.Run("firstboot", "leave", "--plan")
+		for _, line := range []string{"remove /etc/condor/grid/node.key\n", "remove account slot1, number ", "host name desk again\n", "start condor.service, which ran before\n"} {
+			if !strings.Contains(plan, line) {
+				t.Errorf("leave --plan says nothing of %q:\n%s", line, plan)
+			}
+		}
+		doc.Section("Leaving")
 		if difference := installed.difference(desk.tree()); difference != "" {
 			t.Errorf("left behind:\n%s", difference)
 		}
@@ -80,6 +109,78 @@ func TestOwnMachine(t *testing.T) {
 	t.Run("its package is purged", func(t *testing.T) {
 		testPurged(t, desk, before, running)
 	})
+}
+
+// TestMakeJoin: a machine that has nothing of ours nor of HTCondor's gets all of
+// it by make join, and has none of it after make leave.
+func TestMakeJoin(t *testing.T) {
+	deb, base := makePackage(t), need.Container(t)
+	root := netlab.Debian(t, base, "systemd-sysv", "libpam-systemd", "dbus", "udev", "iproute2", "procps", "login", "passwd",
+		"tzdata", // without it systemd-nspawn mounts a file over /etc/localtime
+		// of priority required or important: every installed Debian has them
+		"adduser", "sensible-utils", "libtext-charwidth-perl", "libtext-wrapi18n-perl")
+	cache, err := os.UserCacheDir() // where the packages can be linked to
+	if err != nil {
+		t.Fatal(err)
+	}
+	work, err := os.MkdirTemp(filepath.Join(cache, "grid-appliance", "netlab"), "archive-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(work) })
+	netlab.Archive(t, base, work+"/archive")
+	m := &gridMachine{name: "desk", Container: netlab.Boot(t, root, func(root string) {
+		if err := os.MkdirAll(filepath.Join(root, "srv/archive"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Mount(work+"/archive", filepath.Join(root, "srv/archive"), "", unix.MS_BIND, ""); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(deb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, root, "root/grid-appliance.deb", string(content))
+		put(t, root, "root/standalone.img", string(standaloneDisk(t, "")))
+		for _, name := range []string{"join", "leave"} {
+			script, err := os.ReadFile("../make/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			put(t, root, "root/"+name, string(script))
+		}
+		put(t, root, "etc/apt/sources.list", "deb [trusted=yes] copy:/srv/archive ./\n")
+		put(t, root, "etc/machine-id", strings.Repeat("8", 32)+"\n")
+		put(t, root, "etc/hostname", "desk\n")
+		put(t, root, "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 desk\n")
+	})}
+	m.WaitBooted(bootPatience)
+	m.Run("apt-get", "update", "-q")
+	before := m.tree()
+	if _, err := m.Try("sh", "/root/join", "/root/grid-appliance.deb", ""); err == nil || !strings.Contains(err.Error(), "make join FLOPPY=alice.img") {
+		t.Errorf("without a floppy: %v", err)
+	}
+	start := time.Now()
+	if out, err := m.Try("sh", "/root/join", "/root/grid-appliance.deb", "/root/standalone.img"); err != nil || !strings.Contains(out, "READY name=standalone ") {
+		log, _ := m.Try("cat", "/var/log/apt/term.log")
+		t.Fatalf("join prints %q, %v\n%s", out, err, log)
+	}
+	t.Logf("READY %.1f s after make join", time.Since(start).Seconds())
+	m.until(t, gridPatience, "localhost", "condor_status", "-autoformat", "Machine")
+	if ports := m.Run("ss", "-Hltn"); strings.Contains(ports, ":111 ") {
+		t.Errorf("rpcbind listens:\n%s", ports)
+	}
+	start = time.Now()
+	m.Run("sh", "/root/leave")
+	t.Logf("left %.1f s after make leave", time.Since(start).Seconds())
+	after := m.tree()
+	for _, name := range []string{"passwd", "group", "shadow", "gshadow"} { // userdel keeps what was there before it
+		delete(before, "/etc/"+name+"-")
+		delete(after, "/etc/"+name+"-")
+	}
+	if difference := before.difference(after); difference != "" {
+		t.Errorf("left behind:\n%s", difference)
+	}
 }
 
 // makePackage makes the Debian package of this tree's programs.
@@ -119,6 +220,7 @@ func (s *gridSite) own(t *testing.T, deb string) *gridMachine {
 	m.Container = node.Boot(netlab.Debian(t, need.Container(t), ownPackages...), func(root string) {
 		put(t, root, "root/grid-appliance.deb", string(content))
 		put(t, root, "root/alice.img", string(disk))
+		put(t, root, "root/standalone.img", string(standaloneDisk(t, "")))
 		put(t, root, "etc/machine-id", strings.Repeat("7", 32)+"\n")
 		put(t, root, "etc/hostname", "desk\n")
 		put(t, root, "etc/hosts", "127.0.0.1 localhost\n127.0.1.1 desk\n192.0.2.9 printer") // no end of line
@@ -135,22 +237,15 @@ func (s *gridSite) own(t *testing.T, deb string) *gridMachine {
 	return m
 }
 
-func testJoins(t *testing.T, desk *gridMachine, g *gridLab) {
-	if out := desk.Run("firstboot", "plan", "--floppy", "/root/alice.img"); !strings.Contains(out, "user overlayd, number") {
-		t.Errorf("the plan names no account of overlayd:\n%s", out)
-	}
-	zone, resolver, clock := desk.Run("readlink", "/etc/localtime"), desk.Run("readlink", "/etc/resolv.conf"), desk.Run("cat", "/etc/machine-id")
-	start := time.Now()
-	desk.line = strings.TrimSpace(desk.Run("firstboot", "join", "--floppy", "/root/alice.img"))
-	t.Logf("READY %.1f s after join: %s", time.Since(start).Seconds(), desk.line)
-	if !strings.HasPrefix(desk.line, "grid-appliance: READY name=C") {
-		t.Fatalf("join prints %q", desk.line)
+// testJoined looks at a machine that has joined: what the grid gets of it, and
+// what it does not.
+func testJoined(t *testing.T, desk *gridMachine, g *gridLab) {
+	desk.line = strings.TrimSpace(desk.Run("sh", "-c", "firstboot join --floppy /root/alice.img 2>&1"))
+	if strings.Contains(desk.line, "\n") {
+		t.Errorf("joining again does more than to say READY:\n%s", desk.line)
 	}
 	master := g.machines[0]
 	master.until(t, gridPatience, desk.host(), "condor_status", "-autoformat", "Machine")
-	if out := desk.Run("firstboot", "join", "--floppy", "/root/alice.img"); strings.TrimSpace(out) != desk.line {
-		t.Errorf("joining again prints %q", out)
-	}
 	desk.until(t, gridPatience, "10.250.0.2", "getent", "ahostsv4", "C250000002")
 	desk.Run("ping", "-c1", "-W5", "C250000002.ipop")
 
@@ -160,15 +255,6 @@ func testJoins(t *testing.T, desk *gridMachine, g *gridLab) {
 	desk.until(t, gridPatience, "slot", "cat", "/home/owner/job.out")
 	if owner := desk.Run("stat", "-c", "%U", "/var/lib/grid/condor/spool/job_queue.log"); owner != "condor\n" {
 		t.Errorf("the grid's job queue belongs to %q", owner)
-	}
-	for _, c := range []struct{ what, was, is string }{
-		{"time zone", zone, desk.Run("readlink", "/etc/localtime")},
-		{"/etc/resolv.conf", resolver, desk.Run("readlink", "/etc/resolv.conf")},
-		{"machine-id", clock, desk.Run("cat", "/etc/machine-id")},
-	} {
-		if c.was != c.is {
-			t.Errorf("%s was %q and is %q", c.what, c.was, c.is)
-		}
 	}
 	if rules := desk.Run("nft", "list", "tables"); !strings.Contains(rules, "table inet mine\n") || !strings.Contains(rules, "table inet grid\n") {
 		t.Errorf("tables of the packet filter:\n%s", rules)
@@ -191,10 +277,13 @@ func testJoins(t *testing.T, desk *gridMachine, g *gridLab) {
 	desk.Run("systemctl", "stop", "web")
 }
 
-// testPurged joins once more, and purges the package in the middle of it. What
-// the owner does meanwhile stays.
+// testPurged joins once more, a grid of one this time, and purges the package
+// in the middle of it. What the owner does meanwhile stays.
 func testPurged(t *testing.T, desk *gridMachine, before tree, running string) {
-	desk.Run("firstboot", "join", "--floppy", "/root/alice.img")
+	if line := desk.Run("firstboot", "join", "--floppy", "/root/standalone.img"); !strings.Contains(line, "READY name=standalone ") {
+		t.Errorf("join says %q", line)
+	}
+	desk.until(t, gridPatience, "localhost", "condor_status", "-autoformat", "Machine")
 	desk.Run("useradd", "--no-create-home", "--no-log-init", "bob")
 	desk.Run("sh", "-c", "echo 192.0.2.7 scanner >>/etc/hosts")
 	desk.Run("dpkg", "--purge", "grid-appliance")
@@ -255,6 +344,15 @@ func (m *gridMachine) tree() tree {
 	return files
 }
 
+// files returns what stands at some paths.
+func (m *gridMachine) files(names ...string) map[string]string {
+	all, some := m.tree(), map[string]string{}
+	for _, name := range names {
+		some[name] = all[name]
+	}
+	return some
+}
+
 // difference says in which files b is another tree than a, "" in none.
 func (a tree) difference(b tree) string {
 	var text strings.Builder
@@ -287,7 +385,7 @@ func (m *gridMachine) running() string {
 		m.Run("hostname"),
 		m.Run("nft", "list", "ruleset"),
 		m.Run("sh", "-c", "ip -o link | cut -d: -f2; ip -o address | cut -d' ' -f2-8; ip route; ip -6 route"),
-		m.Run("findmnt", "--noheadings", "--output", "TARGET,FSTYPE"),
+		m.Run("sh", "-c", "findmnt --list --noheadings --output TARGET,FSTYPE | grep -v ^/run/credentials/ | sort"),
 		m.Run("systemctl", "list-unit-files", "--state=enabled,disabled,masked", "--no-legend", "--plain", "[!go]*"),
 		m.Run("sh", "-c", "systemctl is-active condor autofs nfs-server rpcbind systemd-resolved filter || true"),
 		m.Run("sh", "-c", "resolvectl domain; resolvectl dns"),

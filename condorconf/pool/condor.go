@@ -132,6 +132,12 @@ func (m Machine) role(d *knob.Doc) {
 		d.Comment("Beside what HTCondor kept here for a pool of before; it goes when the machine leaves the grid.")
 		d.Set("SPOOL", knob.Word(ownState+"/spool"))
 		d.Set("EXECUTE", knob.Word(ownState+"/execute"))
+		d.Set("SEC_PASSWORD_DIRECTORY", knob.Word(ownState+"/passwords.d"))
+		d.Set("SEC_TOKEN_SYSTEM_DIRECTORY", knob.Word(ownState+"/tokens.d"))
+		d.Set("SEC_SYSTEM_KNOWN_HOSTS", knob.Word(ownState+"/known_hosts"))
+		if !m.Credential { // with one, security says so
+			d.Set("COLLECTOR_BOOTSTRAP_SSL_CERTIFICATE", knob.Bool(false))
+		}
 	}
 	switch m.Role {
 	case floppy.RoleMaster:

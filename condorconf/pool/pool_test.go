@@ -48,6 +48,7 @@ func variations() map[string]Input {
 		"master":            master,
 		"master-of-two":     with(master, func(in *Input) { in.Roster = worker.Roster }),
 		"master-of-its-own": with(master, func(in *Input) { in.Roster, in.Masters = worker.Roster, named(in.Name) }),
+		"standalone-own":    {Role: floppy.RoleStandalone, OwnerPreempts: true, Autofs: true, CPUs: 2, Accounts: 4, Own: true},
 		"standalone":        {Role: floppy.RoleStandalone, OwnerPreempts: true, Export: "/mnt/local", Autofs: true, CPUs: 2, Accounts: 128},
 	}
 }

@@ -13,6 +13,8 @@
 // that floppy's tree; /run/grid/applied exists only while the stamp's plan
 // holds in full, so that no service of a role sees anything between.
 //
+// On somebody's own machine Undo goes the way back (leave.go).
+//
 // Everything is written through a Tree. Apply is for one process at a time
 // (the command holds a lock).
 package apply

@@ -149,7 +149,18 @@ var kept = []string{"var/lib/overlayd", "run/grid", "var/lib/grid"}
 // Forget removes what the machine kept of the grid: keys, leases, HTCondor's
 // spool, at the very end the stamp.
 func Forget(t *Tree) error {
+	for _, name := range append([]string{hostsPath, hostnamePath}, kept...) {
+		// of one who died; Apply sweeps its own
+		if _, err := t.root.Lstat(tempOf(name)); err == nil {
+			if err := t.remove(tempOf(name)); err != nil {
+				return err
+			}
+		}
+	}
 	for _, name := range kept {
+		if _, err := t.root.Lstat(name); errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
 		if err := t.removeInside(name, "stamp.json"); err != nil {
 			return err
 		}

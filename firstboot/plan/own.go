@@ -112,16 +112,28 @@ func makeAccounts(c *floppy.Config, facts Facts) ([]User, diag.List) {
 	return users, problems
 }
 
-// addOwn adds what the image has by itself.
-func (p *Plan) addOwn(facts Facts) {
+// NFSDropIn is there when the NFS server is the grid's, and not the owner's.
+const NFSDropIn = "etc/systemd/system/nfs-server.service.d/grid.conf"
+
+// addOwn adds what the image has by itself. shares says that the role shares
+// files by NFS.
+func (p *Plan) addOwn(facts Facts, shares bool) {
 	const etc = "etc/systemd/system/"
 	for name, target := range units.Links() {
 		p.add(Entry{Path: etc + name, Kind: KindLink, Target: target, Why: "starts with the machine"})
 	}
-	for _, name := range []string{"condor.service.d/grid.conf", "nfs-server.service.d/grid.conf"} {
+	gated := []string{"condor.service.d/grid.conf"}
+	if shares {
+		gated = append(gated, strings.TrimPrefix(NFSDropIn, etc))
+	}
+	for _, name := range gated {
 		text, err := units.FS.ReadFile(name)
 		if err != nil {
 			panic(err) // embedded
+		}
+		if p.Overlay() {
+			text = fmt.Appendf(text, "\n[Unit]\n# Debian has it start with the machine, when the address it is bound to is not there yet: grid-watch does.\n"+
+				"ConditionPathExists=/proc/sys/net/ipv4/conf/%s\n", p.Device)
 		}
 		p.add(Entry{Path: etc + name, Kind: KindFile, Mode: 0o644, Content: text, Why: "starts when the machine has its address"})
 	}
@@ -135,5 +147,9 @@ func (p *Plan) addOwn(facts Facts) {
 	for _, name := range []string{"execute", "spool"} {
 		p.add(Entry{Path: CondorState + "/" + name, Kind: KindDir, Mode: 0o755, UID: facts.Accounts["condor"], GID: gid, Why: "HTCondor's, of this grid"})
 	}
-	p.Folders = []Folder{{"etc/auto.master.d", 0o755}, {"etc/exports.d", 0o755}, {"etc/nfs.conf.d", 0o755}, {"mnt/local", fs.ModeSticky | 0o777}}
+	for _, name := range []string{"passwords.d", "tokens.d"} {
+		p.add(Entry{Path: CondorState + "/" + name, Kind: KindDir, Mode: 0o700, Why: "HTCondor's, of this grid"})
+	}
+	p.Folders = []Folder{{"etc/auto.master.d", 0o755}, {"etc/exports.d", 0o755}, {"etc/nfs.conf.d", 0o755},
+		{"mnt/ganfs", 0o755}, {"mnt/local", fs.ModeSticky | 0o777}}
 }

@@ -168,8 +168,9 @@ func Make(in Input, facts Facts) (*Plan, error) {
 		filter.jobs = jobAccounts(facts.Accounts)
 	} else {
 		p.Device = in.Config.Network.Device
-		p.addOwn(facts)
-		filter.own, filter.jobs = services(in.Config), p.jobAccounts()
+		filter.own = services(in.Config)
+		p.addOwn(facts, slices.Contains(filter.own, nfsPort))
+		filter.jobs = p.jobAccounts()
 	}
 	rules := firewall(filter)
 	p.add(Entry{Path: RulesPath, Kind: KindFile, Mode: 0o644, Content: rules, Why: "what the packet filter lets through"})

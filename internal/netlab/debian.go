@@ -37,7 +37,7 @@ func Debian(t testing.TB, base string, packages ...string) string {
 	check(t, err)
 	defer os.RemoveAll(work)
 	check(t, os.Chmod(work, 0o755))
-	suite := writeArchive(t, lock, filepath.Join(base, "..", "..", "debs"), work+"/archive")
+	suite := Archive(t, base, work+"/archive")
 	_, err = sysrun.Run(t.Context(), sysrun.Command{Name: "mmdebstrap", Tied: true,
 		Args: []string{"--mode=root", "--variant=apt", "--architectures=amd64", "--dpkgopt=force-unsafe-io",
 			"--include=" + strings.Join(packages, ","), suite, work + "/root", "deb [trusted=yes] copy:" + work + "/archive ./"},
@@ -49,11 +49,14 @@ func Debian(t testing.TB, base string, packages ...string) string {
 	return dir
 }
 
-// writeArchive makes dir a flat apt archive of the lock's packages, and returns
-// the lock's suite. The form of a lock is builder/base's.
-func writeArchive(t testing.TB, lock []byte, debs, dir string) (suite string) {
+// Archive makes dir a flat apt archive of the packages that the base was made
+// of, and returns their suite. The form of a lock is builder/base's.
+func Archive(t testing.TB, base, dir string) (suite string) {
 	t.Helper()
+	lock, err := os.ReadFile(filepath.Join(base, "base.lock"))
+	check(t, err)
 	check(t, os.Mkdir(dir, 0o755))
+	debs := filepath.Join(base, "..", "..", "debs")
 	var index bytes.Buffer
 	for line := range strings.Lines(string(lock)) {
 		f := strings.Fields(line)
@@ -66,7 +69,7 @@ func writeArchive(t testing.TB, lock []byte, debs, dir string) (suite string) {
 			deb := filepath.Join(debs, f[3]+".deb")
 			control, err := sysrun.Output(t.Context(), "dpkg-deb", "--field", deb)
 			check(t, err)
-			check(t, os.Symlink(deb, filepath.Join(dir, f[3]+".deb")))
+			check(t, os.Link(deb, filepath.Join(dir, f[3]+".deb")))
 			fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %s\nSHA256: %[2]s\n\n", bytes.TrimSpace(control), f[3], f[4])
 		}
 	}
