@@ -29,7 +29,7 @@ PACKAGES_TEST := gcc libc6-dev git qemu-utils ethtool gdisk dosfstools mtools e2
 	libvirt-clients libxml2-utils bind9-dnsutils gpg gpgv gpg-agent miniupnpd miniupnpd-nftables
 
 .DEFAULT_GOAL := help
-.PHONY: help appliance test programs base demo check cross unit fuzz sim test-long bench-image bench-overlay nat joining vm-grid update clean
+.PHONY: help appliance test programs base deb join leave demo check cross unit fuzz sim test-long bench-image bench-overlay nat joining vm-grid update clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '  make %-12s %s\n' "$$t" "$$d"; done
@@ -47,6 +47,17 @@ programs: ## the commands, under bin/
 base: programs ## the Debian system all images share, in the cache; slow once
 	@make/install $(PACKAGES_BASE)
 	@$(BIN)/builder base build
+
+deb: programs ## the Debian package grid-appliance, under out/: a node without a virtual machine
+	@make/package $(BIN) out
+
+# FLOPPY is the floppy that make join takes.
+FLOPPY ?=
+join: deb ## FLOPPY=alice.img: this Debian machine becomes a node of the floppy's grid
+	@make/join "$$(make/package --name out)" "$(FLOPPY)"
+
+leave: ## this machine is as it was before make join
+	@make/leave
 
 demo: programs ## a grid to try, in demo/
 	@[ -e demo/grid.dsc ] || $(BIN)/builder grid new demo --masters 1

@@ -105,9 +105,9 @@ func TestVMWorker(t *testing.T) {
 	})
 	t.Run("all processes of a job end with it", func(t *testing.T) {
 		queue(alice, "setsid sleep 4001 & setsid nohup sleep 4002 & sleep 4003", "request_memory = 32", there)
-		until(worker, "pgrep -c -f 'sleep 400[123]'", "3")
+		until(worker, "pgrep -c -f '^sleep 400[123]'", "3")
 		alice.Run("condor_rm -all")
-		until(worker, "pgrep -f 'sleep 400[123]' || echo none", "none")
+		until(worker, "pgrep -f '^sleep 400[123]' || echo none", "none")
 	})
 	t.Run("suspended", func(t *testing.T) {
 		offset := func() time.Duration {

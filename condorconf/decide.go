@@ -35,6 +35,10 @@ type decision struct {
 // Close releases the root.
 func (d *decision) Close() { d.root.Close() }
 
+// ownMark is there on a machine that is somebody's own (the Debian package has
+// it), and not on an appliance.
+const ownMark = "usr/lib/grid/own-machine"
+
 // decide reads everything that the options name and the tree as it is.
 func (o options) decide(ctx context.Context, now time.Time) (*decision, error) {
 	image, err := os.ReadFile(o.floppy)
@@ -70,6 +74,8 @@ func (d *decision) fill(ctx context.Context, o options, f *floppy.Floppy, now ti
 	if in.Modules, err = modules(d.root); err != nil {
 		return err
 	}
+	_, err = d.root.Stat(ownMark)
+	in.Own = err == nil
 	identity, err := f.Identity(now)
 	if err != nil {
 		return fmt.Errorf("%s: %w", f.Name, err)
@@ -198,6 +204,16 @@ func modules(root *os.Root) ([]string, error) {
 	return names, nil
 }
 
+// drops says whether a file of ours goes that the unit reads. An own machine's
+// owner may use the automounter and the NFS server, too: they stop when they
+// were the grid's, and not because the role has no need of them.
+func (d *decision) drops(unit string) bool {
+	return slices.ContainsFunc(d.changes, func(c tree.Change) bool {
+		reader, _ := pool.ReaderOf(c.Path)
+		return c.Remove && reader == unit
+	})
+}
+
 // result returns what write reports.
 func (d *decision) result() Result {
 	r := Result{Changed: []string{}, Reload: []string{}, Restart: []string{}, Waiting: d.waiting, Offer: d.machine.Offer}
@@ -207,6 +223,9 @@ func (d *decision) result() Result {
 		r.Stop = append(r.Stop, pool.CondorUnit)
 	}
 	r.Start, r.Stop = append([]string{}, r.Start...), append([]string{}, r.Stop...)
+	if d.machine.Own {
+		r.Stop = slices.DeleteFunc(r.Stop, func(u string) bool { return u != pool.CondorUnit && u != pool.GuardUnit && !d.drops(u) })
+	}
 	for _, c := range d.changes {
 		r.Changed = append(r.Changed, "/"+c.Path)
 		unit, reload := pool.ReaderOf(c.Path)

@@ -48,6 +48,6 @@ EXIT STATUS
 		Example: `  condorconf plan
   condorconf write --json`,
 	}
-	root.AddCommand(newCheckCommand(), newPlanCommand(), newWriteCommand(), newAutomountCommand(), newGuardCommand(), newAdmitCommand(), newViewCommand())
+	root.AddCommand(newCheckCommand(), newPlanCommand(), newWriteCommand(), newRemoveCommand(), newAutomountCommand(), newGuardCommand(), newAdmitCommand(), newViewCommand())
 	return root
 }

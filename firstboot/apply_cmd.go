@@ -163,7 +163,14 @@ func (m *machine) accept(found *source.Found) (*taken, apply.Result, error) {
 	if err := m.raiseClock(t.now); err != nil {
 		return nil, apply.Result{}, err
 	}
-	r, err := apply.Apply(tree, t.plan, apply.Options{Instance: m.instance(), Newest: t.newest, Source: t.source, Identity: freshIdentity})
+	o := apply.Options{Instance: m.instance(), Newest: t.newest, Source: t.source, Identity: freshIdentity}
+	if m.own() {
+		o.Identity = nil
+		if o.Before, err = m.before(tree); err != nil {
+			return nil, apply.Result{}, err
+		}
+	}
+	r, err := apply.Apply(tree, t.plan, o)
 	return t, r, err
 }
 
@@ -201,6 +208,10 @@ func (m *machine) boot(ctx context.Context, file string, stderr io.Writer) error
 	}
 	var r apply.Result
 	switch {
+	case isNone(err) && m.own():
+		s.Report = watch.Report{State: watch.StateWaiting, Detail: "in no grid: firstboot join --floppy FILE"}
+		tell(prefix + s.Detail)
+		err = nil
 	case isNone(err):
 		s.Report = watch.Report{State: watch.StateWaiting, Detail: "no floppy found: attach one and it is picked up"}
 		tell(prefix + s.Detail)
@@ -213,7 +224,9 @@ func (m *machine) boot(ctx context.Context, file string, stderr io.Writer) error
 			tell(fmt.Sprintf("%staken: the floppy of %s, role %s", prefix, found.Source, t.plan.Role))
 		}
 	}
-	if r.Copied {
+	if r.Copied && m.own() {
+		tell(prefix + "this disk was copied from another machine: it has a new node key")
+	} else if r.Copied {
 		tell(prefix + "this disk was copied from another machine: it has a new machine-id, new ssh host keys and a new node key")
 		m.restartJournal(ctx)
 	}

@@ -15,8 +15,9 @@ var consoles = []string{"dev/tty1", "dev/ttyS0", "dev/hvc0"}
 
 // say writes lines on every console. A terminal that takes nothing (a serial
 // port without a reader) is left alone: the boot never waits for one.
+// The terminals of an own machine are its owner's.
 func (m *machine) say(lines ...string) {
-	if !m.live() {
+	if !m.live() || m.own() {
 		return
 	}
 	text := "\r\n" + strings.Join(lines, "\r\n") + "\r\n"

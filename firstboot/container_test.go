@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -38,18 +37,13 @@ func install(t *testing.T, root string, disk []byte) {
 	copyInto(t, os.DirFS(programs(t)), filepath.Join(root, "usr/lib/grid"), 0o755)
 	copyInto(t, units.FS, filepath.Join(root, units.Dir), 0o644)
 	put(t, root, source.Accepted, string(disk))
-	for _, unit := range units.Enabled {
-		text, err := fs.ReadFile(units.FS, unit)
-		if err != nil {
-			t.Fatal(err)
-		}
-		wanted := regexp.MustCompile(`(?m)^WantedBy=(.*)$`).FindStringSubmatch(string(text))
-		link := filepath.Join(root, "etc/systemd/system", wanted[1]+".wants", unit)
+	for name, target := range units.Links() {
+		link := filepath.Join(root, "etc/systemd/system", name)
 		if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		os.Remove(link)
-		if err := os.Symlink("/"+units.Dir+"/"+unit, link); err != nil {
+		if err := os.Symlink(target, link); err != nil {
 			t.Fatal(err)
 		}
 	}

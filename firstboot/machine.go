@@ -47,7 +47,7 @@ const (
 
 // sources returns where to look for a floppy.
 func (m *machine) sources() source.Machine {
-	s := source.Machine{Root: m.root}
+	s := source.Machine{Root: m.root, AcceptedOnly: m.own()}
 	if !m.live() {
 		return s
 	}
@@ -117,7 +117,10 @@ func (m *machine) facts(timezone string) (plan.Facts, error) {
 	}
 	info, err := os.Stat(m.path(filepath.Join("usr/share/zoneinfo", filepath.Clean("/"+timezone))))
 	f.TimezoneKnown = err == nil && info.Mode().IsRegular()
-	f.Modules, err = m.modules()
+	if f.Modules, err = m.modules(); err != nil || !m.own() {
+		return f, err
+	}
+	f.Own, err = m.ownFacts()
 	return f, err
 }
 
@@ -162,7 +165,11 @@ func (m *machine) tree() (*apply.Tree, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Lock(); err != nil {
+	err = t.Lock()
+	if err == nil && m.own() {
+		err = t.LockAccounts()
+	}
+	if err != nil {
 		t.Close()
 		return nil, err
 	}
@@ -196,9 +203,10 @@ func later(a, b time.Time) time.Time {
 	return a
 }
 
-// raiseClock sets the system's clock to t if it is below it.
+// raiseClock sets the system's clock to t if it is below it. The clock of an
+// own machine is its owner's.
 func (m *machine) raiseClock(t time.Time) error {
-	if !m.live() || !time.Now().Before(t) {
+	if !m.live() || m.own() || !time.Now().Before(t) {
 		return nil
 	}
 	return setClock(t)

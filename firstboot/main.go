@@ -7,6 +7,9 @@
 //	                 floppy put in later ──>  │            firstboot watch
 //	                                                       (grid-watch.service)
 //
+// On somebody's own machine (own.go) join does all of it when its owner says
+// so, and leave takes it back.
+//
 // The packages below decide (plan, watch: pure) or do one thing (source finds,
 // apply writes); this one connects them to the machine: clock, consoles,
 // systemd, overlayd's control socket, condorconf.
@@ -53,10 +56,12 @@ EXIT STATUS
   5 there is no floppy`,
 		Example: `  firstboot status
   firstboot check --floppy alice.img
-  firstboot plan`,
+  firstboot plan
+  sudo firstboot join --floppy alice.img     # a machine of one's own`,
 	}
 	var m machine
 	root.PersistentFlags().StringVar(&m.root, "root", "/", "the tree to work on; anything but / is only files: no clock, no services")
-	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m), newLocalDiskCommand())
+	root.AddCommand(newCheckCommand(&m), newPlanCommand(&m), newApplyCommand(&m), newStatusCommand(&m), newWatchCommand(&m), newLocalDiskCommand(),
+		newJoinCommand(&m), newLeaveCommand(&m))
 	return root
 }

@@ -86,6 +86,9 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
+			if s.State == "" && m.own() {
+				return errNoGrid
+			}
 			if asJSON {
 				err = json.NewEncoder(c.OutOrStdout()).Encode(s)
 			} else {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"gridappliance/credential"
@@ -99,7 +100,9 @@ func (m *machine) judge(found *source.Found, stamp *apply.Stamp) (*taken, error)
 func named(source string, err error) error {
 	list := diag.Of(err)
 	for i := range list {
-		list[i].File = source + "/" + list[i].File
+		if !strings.HasPrefix(list[i].File, "/") { // else it is a file of this machine
+			list[i].File = source + "/" + list[i].File
+		}
 	}
 	if list == nil {
 		return err

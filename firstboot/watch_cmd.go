@@ -96,11 +96,15 @@ func (w *watcher) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.spawn(func() { w.followMedia(ctx) })
+	if !w.own() {
+		w.spawn(func() { w.followMedia(ctx) })
+	}
 	w.spawn(func() { w.followNode(ctx) })
 	w.spawn(func() { w.followOffers(ctx) })
 	w.spawn(func() { w.followNames(ctx) })
-	w.spawn(func() { w.followClock(ctx) })
+	if !w.own() { // whose clock is its owner's
+		w.spawn(func() { w.followClock(ctx) })
+	}
 	settle := time.AfterFunc(settleTime, w.settle)
 	defer settle.Stop()
 	w.perform(ctx, state.Handle(time.Now(), first))

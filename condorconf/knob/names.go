@@ -57,6 +57,9 @@ var names = map[string]Kind{
 	"AUTH_SSL_REQUIRE_CLIENT_CERTIFICATE":  Plain,
 	"COLLECTOR_BOOTSTRAP_SSL_CERTIFICATE":  Plain,
 	"BOOTSTRAP_SSL_SERVER_TRUST":           Plain,
+	"SEC_PASSWORD_DIRECTORY":               Plain,
+	"SEC_TOKEN_SYSTEM_DIRECTORY":           Plain,
+	"SEC_SYSTEM_KNOWN_HOSTS":               Plain,
 	"CERTIFICATE_MAPFILE":                  Plain,
 	"CERTIFICATE_MAPFILE_ASSUME_HASH_KEYS": Plain,
 	"SSL_SKIP_HOST_CHECK":                  Plain,
@@ -124,6 +127,8 @@ var names = map[string]Kind{
 	"SLOT_TYPE_1":                      Plain,
 	"SLOT_TYPE_1_PARTITIONABLE":        Plain,
 	"RESERVED_MEMORY":                  Plain,
+	"SPOOL":                            Plain,
+	"EXECUTE":                          Plain,
 
 	// the guard
 	"USER_JOB_WRAPPER":            Plain,

@@ -8,6 +8,9 @@ import (
 // port is the one TCP port of HTCondor: every daemon is reached through it.
 const port = 9618
 
+// ownState is where firstboot makes folders for HTCondor on an own machine.
+const ownState = "/var/lib/grid/condor"
+
 // network writes where the daemons listen.
 func (m Machine) network(d *knob.Doc) {
 	d.Comment(`Written by condorconf; changes here are lost. Put your own into 90-*.conf.
@@ -125,6 +128,17 @@ and clients keep the check, so that nobody but a master can pose as one.`)
 func (m Machine) role(d *knob.Doc) {
 	d.Comment("The role's daemons.")
 	d.Set("DAEMON_LIST", knob.Words(m.Daemons))
+	if m.Own {
+		d.Comment("Beside what HTCondor kept here for a pool of before; it goes when the machine leaves the grid.")
+		d.Set("SPOOL", knob.Word(ownState+"/spool"))
+		d.Set("EXECUTE", knob.Word(ownState+"/execute"))
+		d.Set("SEC_PASSWORD_DIRECTORY", knob.Word(ownState+"/passwords.d"))
+		d.Set("SEC_TOKEN_SYSTEM_DIRECTORY", knob.Word(ownState+"/tokens.d"))
+		d.Set("SEC_SYSTEM_KNOWN_HOSTS", knob.Word(ownState+"/known_hosts"))
+		if !m.Credential { // with one, security says so
+			d.Set("COLLECTOR_BOOTSTRAP_SSL_CERTIFICATE", knob.Bool(false))
+		}
+	}
 	switch m.Role {
 	case floppy.RoleMaster:
 		m.collector(d)

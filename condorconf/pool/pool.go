@@ -85,6 +85,8 @@ type Input struct {
 	Modules  []string // names of the image's modules
 	CPUs     int      // processors of the machine, at least 1
 	Accounts int      // job accounts slot1 .. slotN that exist
+
+	Own bool // the machine is somebody's own: HTCondor may have had jobs there before
 }
 
 // Machine is what a machine should be.
@@ -111,6 +113,7 @@ type Machine struct {
 	Automount  bool         `json:"automount,omitempty"`  // /mnt/ganfs
 	Credential bool         `json:"credential,omitempty"` // needs an HTCondor certificate
 	Modules    []string     `json:"modules,omitempty"`    // software that jobs may ask for
+	Own        bool         `json:"own,omitempty"`        // keeps the grid's jobs apart
 }
 
 // StandaloneName is the host name, group and grid of a machine without a grid.
@@ -139,6 +142,7 @@ func New(in Input) (Machine, diag.List) {
 	default:
 		problems.Add(problem("machine.role", "there is no role %q", in.Role))
 	}
+	m.Own = in.Own
 	if in.Role != floppy.RoleStandalone {
 		problems = append(problems, m.join(in)...)
 	}

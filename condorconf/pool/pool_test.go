@@ -42,12 +42,14 @@ func variations() map[string]Input {
 		"worker-limited":    with(worker, func(in *Input) { in.CPUs, in.Accounts = 64, 8 }),
 		"worker-modules":    with(worker, func(in *Input) { in.Modules = []string{"open-mpi", "verilator"} }),
 		"client":            client,
+		"client-own":        with(client, func(in *Input) { in.Own = true }),
 		"client-flock":      with(client, func(in *Input) { in.Masters = named("C250000003.ipop") }),
 		"client-flock-none": with(client, func(in *Input) { in.Masters, in.Flock = named("C250000003.ipop"), floppy.Choice{} }),
 		"client-private":    with(client, func(in *Input) { in.Export, in.Autofs = "", false }),
 		"master":            master,
 		"master-of-two":     with(master, func(in *Input) { in.Roster = worker.Roster }),
 		"master-of-its-own": with(master, func(in *Input) { in.Roster, in.Masters = worker.Roster, named(in.Name) }),
+		"standalone-own":    {Role: floppy.RoleStandalone, OwnerPreempts: true, Autofs: true, CPUs: 2, Accounts: 4, Own: true},
 		"standalone":        {Role: floppy.RoleStandalone, OwnerPreempts: true, Export: "/mnt/local", Autofs: true, CPUs: 2, Accounts: 128},
 	}
 }

@@ -23,11 +23,19 @@ type accountFile struct {
 var accountFiles = []accountFile{
 	{"etc/group", 0o644, func(u plan.User) string { return fmt.Sprintf("%s:x:%d:", u.Name, u.UID) }, false},
 	{"etc/passwd", 0o644, func(u plan.User) string {
+		if u.Comment != "" {
+			return fmt.Sprintf("%s:x:%d:%d:%s:%s:/usr/sbin/nologin", u.Name, u.UID, u.UID, u.Comment, u.Home)
+		}
 		return fmt.Sprintf("%s:x:%d:%d:named by the floppy:%s:/bin/bash", u.Name, u.UID, u.UID, u.Home)
 	}, false},
 	// No password, but not locked either, so that ssh keys are let in. Whoever
 	// sets a password keeps it.
-	{"etc/shadow", 0o640, func(u plan.User) string { return u.Name + ":*::0:99999:7:::" }, true},
+	{"etc/shadow", 0o640, func(u plan.User) string {
+		if u.Comment != "" {
+			return u.Name + ":!*:::::::"
+		}
+		return u.Name + ":*::0:99999:7:::"
+	}, true},
 }
 
 // merge returns text with one line for each of users at its end, in their
@@ -39,7 +47,7 @@ func (a accountFile) merge(text []byte, users []plan.User, ours []string) []byte
 	for line := range strings.Lines(string(text)) {
 		line = strings.TrimSuffix(line, "\n")
 		name, _, _ := strings.Cut(line, ":")
-		if named(users, name) || slices.Contains(ours, name) {
+		if hasUser(users, name) || slices.Contains(ours, name) {
 			have[name] = line
 			continue
 		}
@@ -55,6 +63,6 @@ func (a accountFile) merge(text []byte, users []plan.User, ours []string) []byte
 	return []byte(b.String())
 }
 
-func named(users []plan.User, name string) bool {
+func hasUser(users []plan.User, name string) bool {
 	return slices.ContainsFunc(users, func(u plan.User) bool { return u.Name == name })
 }

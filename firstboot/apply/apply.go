@@ -13,12 +13,15 @@
 // that floppy's tree; /run/grid/applied exists only while the stamp's plan
 // holds in full, so that no service of a role sees anything between.
 //
+// On somebody's own machine Undo goes the way back (leave.go).
+//
 // Everything is written through a Tree. Apply is for one process at a time
 // (the command holds a lock).
 package apply
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -40,8 +43,11 @@ type Options struct {
 	Instance Instance
 	Newest   time.Time // newest signed object of the floppy
 	Source   string
-	// Identity makes a fresh identity for a machine that is new or a copy.
+	// Identity makes a fresh identity for a machine that is new or a copy. Nil
+	// leaves machine-id and host keys alone: they are those of an own machine.
 	Identity func() (Identity, error)
+	// Before is how an own machine is before its first floppy; nil otherwise.
+	Before *Before
 }
 
 // Result is what Apply did.
@@ -107,6 +113,8 @@ func (j *job) compare(p *plan.Plan) {
 	after := *old
 	after.Version = stampVersion
 	after.Instance = j.options.Instance
+	// What was there first counts: an Apply that ended half way has changed it.
+	after.Before = cmp.Or(old.Before, j.pending.Before, j.options.Before)
 	if j.options.Newest.After(after.Newest) {
 		after.Newest = j.options.Newest
 	}
@@ -118,7 +126,7 @@ func (j *job) compare(p *plan.Plan) {
 	j.planned = true
 	after.Source, after.Floppy = j.options.Source, p.Floppy
 	after.Role, after.Grid, after.Group, after.User, after.Hostname = p.Role, p.Grid, p.Group, p.User, p.Hostname
-	after.Users, after.Units = p.Users, p.Units
+	after.Users, after.Units, after.Device = p.Users, p.Units, p.Device
 	after.Entries = map[string]string{}
 	for _, e := range p.Entries {
 		after.Entries[e.Path] = e.Hash()
@@ -139,8 +147,8 @@ func (j *job) parents(p *plan.Plan, made []string) []string {
 		planned[e.Path] = true
 	}
 	need := map[string]bool{}
-	for _, e := range p.Entries {
-		for dir := path.Dir(e.Path); dir != "."; dir = path.Dir(dir) {
+	look := func(dir string) {
+		for ; dir != "."; dir = path.Dir(dir) {
 			if planned[dir] {
 				continue
 			}
@@ -148,6 +156,12 @@ func (j *job) parents(p *plan.Plan, made []string) []string {
 				need[dir] = true
 			}
 		}
+	}
+	for _, e := range p.Entries {
+		look(path.Dir(e.Path))
+	}
+	for _, f := range p.Folders {
+		look(f.Path)
 	}
 	return slices.Sorted(maps.Keys(need))
 }
@@ -157,7 +171,13 @@ func (j *job) compareEntries(p *plan.Plan, ours []string) {
 	want := map[string]bool{}
 	entries := slices.Clone(p.Entries)
 	for _, dir := range j.after.Made {
-		entries = append(entries, plan.Entry{Path: dir, Kind: plan.KindDir, Mode: 0o755})
+		e := plan.Entry{Path: dir, Kind: plan.KindDir, Mode: 0o755}
+		for _, f := range p.Folders {
+			if f.Path == dir {
+				e.Mode = f.Mode
+			}
+		}
+		entries = append(entries, e)
 	}
 	slices.SortFunc(entries, func(a, b plan.Entry) int { return strings.Compare(a.Path, b.Path) })
 	for _, e := range entries {
@@ -196,18 +216,12 @@ func (j *job) compareAccounts(users, old []plan.User) {
 		if err != nil && len(users) == 0 {
 			continue // a tree without accounts
 		}
-		merged := a.merge(text, users, ours)
+		merged := j.after.Before.shape(a.path, a.merge(text, users, ours))
 		if bytes.Equal(text, merged) {
 			continue
 		}
-		e := plan.Entry{Path: a.path, Kind: plan.KindFile, Mode: a.mode, Content: merged}
-		if info, err := j.tree.root.Stat(a.path); err == nil {
-			e.Mode = info.Mode().Perm()
-			if stat, ok := info.Sys().(*syscall.Stat_t); ok {
-				e.UID, e.GID = int(stat.Uid), int(stat.Gid) // shadow's group is shadow
-			}
-		}
-		j.files = append(j.files, e)
+		mode, owner := j.tree.standing(a.path, a.mode) // shadow's group is shadow
+		j.files = append(j.files, plan.Entry{Path: a.path, Kind: plan.KindFile, Mode: mode, UID: owner.uid, GID: owner.gid, Content: merged})
 	}
 }
 
@@ -271,7 +285,7 @@ func (j *job) change(journal bool) error {
 
 // intent is everything that may be there, of any plan, until the next stamp.
 func (j *job) intent() pending {
-	p := pending{Entries: j.pending.Entries, Made: j.pending.Made, Users: j.pending.Users}
+	p := pending{Entries: j.pending.Entries, Made: j.pending.Made, Users: j.pending.Users, Before: j.after.Before}
 	p.Entries = append(p.Entries, slices.Collect(maps.Keys(j.after.Entries))...)
 	p.Made = append(p.Made, j.after.Made...)
 	for _, u := range j.after.Users {
@@ -298,7 +312,7 @@ func (j *job) unmark() error {
 
 // mark sets the marks: the plan holds.
 func (j *job) mark() error {
-	if !j.planned {
+	if !j.planned || j.after.Floppy == "" {
 		return nil
 	}
 	if err := j.tree.ensureDir(path.Dir(AppliedMark), 0o755); err != nil {
@@ -344,7 +358,7 @@ func (t *Tree) holds(e plan.Entry) bool {
 	}
 	switch e.Kind {
 	case plan.KindDir:
-		return info.IsDir() && info.Mode().Perm() == e.Mode
+		return info.IsDir() && info.Mode()&(fs.ModePerm|fs.ModeSticky) == e.Mode
 	case plan.KindLink:
 		target, err := t.root.Readlink(e.Path)
 		return err == nil && target == e.Target

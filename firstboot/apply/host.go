@@ -40,21 +40,28 @@ func SetHost(t *Tree, self Host, alias string, masters []Host) error {
 		if err == nil && string(have) == f.content {
 			continue
 		}
-		if err := t.writeFile(f.path, []byte(f.content), 0o644, owner{}); err != nil {
+		mode, owner := t.standing(f.path, 0o644)
+		if err := t.writeFile(f.path, []byte(f.content), mode, owner); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+// named returns the name that SetHost gave the machine, "" without one.
+func named(hosts []byte) string {
+	for line := range strings.Lines(string(hosts)) {
+		if f := strings.Fields(line); len(f) > 1 && strings.HasSuffix(strings.TrimSpace(line), hostMark) {
+			return f[1]
+		}
+	}
+	return ""
+}
+
 // hostsText returns old with our lines replaced, or added at the end.
 func hostsText(old string, self Host, alias string, masters []Host) string {
 	var b strings.Builder
-	for line := range strings.Lines(old) {
-		if bare := strings.TrimSpace(line); !strings.HasSuffix(bare, hostMark) && !strings.HasSuffix(bare, masterMark) {
-			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
-		}
-	}
+	b.WriteString(othersHosts(old))
 	write := func(h Host, more []string, mark string) {
 		names := []string{h.Name}
 		if short, _, cut := strings.Cut(h.Name, "."); cut {
@@ -70,6 +77,17 @@ func hostsText(old string, self Host, alias string, masters []Host) string {
 	for _, m := range masters {
 		if m != self {
 			write(m, nil, masterMark)
+		}
+	}
+	return b.String()
+}
+
+// othersHosts returns text without our lines, each line with its end.
+func othersHosts(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if bare := strings.TrimSpace(line); !strings.HasSuffix(bare, hostMark) && !strings.HasSuffix(bare, masterMark) {
+			b.WriteString(strings.TrimSuffix(line, "\n") + "\n")
 		}
 	}
 	return b.String()

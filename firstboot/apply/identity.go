@@ -72,15 +72,18 @@ func NewIdentity(entropy io.Reader) (Identity, error) {
 // that ended half way does it again.
 func (j *job) renew() error {
 	t := j.tree
-	id, err := j.options.Identity()
-	if err != nil {
-		return err
-	}
 	j.result.Fresh, j.result.Copied = true, j.before != nil
 	for _, c := range carried {
 		if err := t.removeInside(c.path, c.keep...); err != nil {
 			return err
 		}
+	}
+	if j.options.Identity == nil {
+		return nil
+	}
+	id, err := j.options.Identity()
+	if err != nil {
+		return err
 	}
 	if err := t.ensureDir(path.Dir(hostKeyPath), 0o700); err != nil {
 		return err

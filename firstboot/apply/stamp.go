@@ -40,6 +40,8 @@ type Stamp struct {
 	Group    string      `json:"group,omitempty"`
 	User     string      `json:"user,omitempty"`
 	Hostname string      `json:"hostname,omitempty"` // additional name
+	Device   string      `json:"device,omitempty"`   // plan.Plan.Device
+	Before   *Before     `json:"before,omitempty"`   // of an own machine
 
 	Entries map[string]string `json:"entries,omitempty"` // path -> plan.Entry.Hash
 	Made    []string          `json:"made,omitempty"`    // folders made on the way to them
@@ -82,6 +84,7 @@ type pending struct {
 	Entries []string `json:"entries"` // paths
 	Made    []string `json:"made"`    // folders
 	Users   []string `json:"users"`   // names
+	Before  *Before  `json:"before,omitempty"`
 }
 
 // readJSON decodes the file name into v, and says whether it is there.

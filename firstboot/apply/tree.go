@@ -34,6 +34,7 @@ type Tree struct {
 	Before func(step, path string) error
 	ended  error
 	lock   *os.File // held by Lock, nil without
+	passwd *os.File // held by LockAccounts, nil without
 }
 
 // Open opens the tree at dir. Close releases it.
@@ -47,8 +48,10 @@ func Open(dir string) (*Tree, error) {
 
 // Close releases the tree; it is of no use afterwards.
 func (t *Tree) Close() error {
-	if t.lock != nil {
-		t.lock.Close()
+	for _, f := range []*os.File{t.passwd, t.lock} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	return t.root.Close()
 }
@@ -81,6 +84,19 @@ func plain(err error) error {
 
 // owner is who a file belongs to; the zero value is root.
 type owner struct{ uid, gid int }
+
+// standing returns mode and owner of the file name, which a new one in its
+// place keeps; without it there they are mode and root.
+func (t *Tree) standing(name string, mode fs.FileMode) (fs.FileMode, owner) {
+	info, err := t.root.Stat(name)
+	if err != nil {
+		return mode, owner{}
+	}
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+		return info.Mode().Perm(), owner{int(stat.Uid), int(stat.Gid)}
+	}
+	return info.Mode().Perm(), owner{}
+}
 
 // tempOf is the name under which a new file grows before it is renamed.
 func tempOf(name string) string {
@@ -291,5 +307,23 @@ func (t *Tree) Lock() error {
 		return fmt.Errorf("lock tree: %w", err)
 	}
 	t.lock = f
+	return nil
+}
+
+// LockAccounts keeps useradd and its like from the account files until Close,
+// as lckpwdf(3) does: on an own machine others change accounts too.
+func (t *Tree) LockAccounts() error {
+	if !t.own {
+		return nil
+	}
+	f, err := t.root.OpenFile("etc/.pwd.lock", os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := syscall.FcntlFlock(f.Fd(), syscall.F_SETLKW, &syscall.Flock_t{Type: syscall.F_WRLCK}); err != nil {
+		f.Close()
+		return fmt.Errorf("lock /etc/.pwd.lock: %w", err)
+	}
+	t.passwd = f
 	return nil
 }

@@ -16,6 +16,10 @@ type rulesInput struct {
 	device  string         // its device
 	pools   []netip.Prefix // its addresses, every namespace's
 	jobs    []int          // accounts that jobs run in
+	// own are the TCP ports of an own machine that the virtual network reaches,
+	// and nothing else of it does; nil on an appliance, whose filter is ours
+	// alone.
+	own []int
 }
 
 // Interfaces and ports the rules name.
@@ -24,6 +28,8 @@ const (
 	overlayPort = 4242   // UDP, DESIGN.md "Names and places"
 	beaconPort  = 4244   // UDP, from the LAN only
 	issuerPort  = 4243   // TCP on the virtual network
+	condorPort  = 9618   // TCP on the virtual network, all of HTCondor
+	nfsPort     = 2049   // TCP on the virtual network
 )
 
 // metadata are the addresses at which clouds serve a machine's secrets:
@@ -49,13 +55,45 @@ func firewall(in rulesInput) []byte {
 		inside = fmt.Sprintf(`{ "lo", "%s" }`, in.device)
 	}
 
+	if in.own == nil {
+		writeInput(line, in, inside)
+	} else {
+		writeOwnInput(line, in, inside)
+	}
+	line(``)
+	line(`	chain output {`)
+	line(`		type filter hook output priority filter; policy accept;`)
+	if in.overlay {
+		line(`		oifname != %s ip daddr @pool counter drop comment "virtual addresses leave through %s only"`, inside, in.device)
+		line(`		oifname != %s ip saddr @pool counter drop`, inside)
+		line(`		meta skuid != 0 tcp dport %d counter reject comment "the issuer serves machines, not people"`, issuerPort)
+	}
+	if in.own == nil { // jobs reach none of them anyway, and the owner's programs are the owner's
+		line(`		meta skuid != 0 ip daddr @metadata counter reject`)
+		line(`		meta skuid != 0 ip6 daddr @metadata6 counter reject`)
+	}
+	if len(in.jobs) > 0 {
+		line(`		meta skuid @jobs jump jobs`)
+	}
+	line(`	}`)
+	if len(in.jobs) > 0 {
+		line(``)
+		line(`	chain jobs {`)
+		line(`		tcp dport { 22, 2049, %d } counter reject comment "of any machine, this one too"`, issuerPort)
+		line(`		udp dport 2049 counter reject`)
+		line(`		oifname != %s counter reject comment "loopback and the virtual network only"`, inside)
+		line(`	}`)
+	}
+	line(`}`)
+	return []byte(b.String())
+}
+
+// writeInput writes what reaches an appliance and passes through it.
+func writeInput(line func(string, ...any), in rulesInput, inside string) {
 	line(``)
 	line(`	chain input {`)
 	line(`		type filter hook input priority filter; policy drop;`)
-	if in.overlay {
-		line(`		iifname != %s ip saddr @pool counter drop comment "virtual addresses come through %s only"`, inside, in.device)
-		line(`		iifname != %s ip daddr @pool counter drop`, inside)
-	}
+	writeSpoofed(line, in, inside)
 	line(`		iifname %s accept`, inside)
 	line(`		ct state established,related accept`)
 	line(`		ct state invalid drop`)
@@ -77,31 +115,60 @@ func firewall(in rulesInput) []byte {
 	line(`		type filter hook forward priority filter; policy drop;`)
 	line(`	}`)
 
-	line(``)
-	line(`	chain output {`)
-	line(`		type filter hook output priority filter; policy accept;`)
-	if in.overlay {
-		line(`		oifname != %s ip daddr @pool counter drop comment "virtual addresses leave through %s only"`, inside, in.device)
-		line(`		oifname != %s ip saddr @pool counter drop`, inside)
-		line(`		meta skuid != 0 tcp dport %d counter reject comment "the issuer serves machines, not people"`, issuerPort)
-	}
-	line(`		meta skuid != 0 ip daddr @metadata counter reject`)
-	line(`		meta skuid != 0 ip6 daddr @metadata6 counter reject`)
-	if len(in.jobs) > 0 {
-		line(`		meta skuid @jobs jump jobs`)
-	}
-	line(`	}`)
+}
 
-	if len(in.jobs) > 0 {
-		line(``)
-		line(`	chain jobs {`)
-		line(`		tcp dport { 22, 2049, %d } counter reject comment "of any machine, this one too"`, issuerPort)
-		line(`		udp dport 2049 counter reject`)
-		line(`		oifname != %s counter reject comment "loopback and the virtual network only"`, inside)
-		line(`	}`)
+// writeOwnInput writes it for an own machine. Other networks are the owner's
+// matter, and its own tables' (docs/decisions/0087); of the virtual one nothing
+// reaches what the owner runs here, and nothing passes on.
+func writeOwnInput(line func(string, ...any), in rulesInput, inside string) {
+	if !in.overlay {
+		return
 	}
-	line(`}`)
-	return []byte(b.String())
+	var ports []string
+	for _, p := range in.own {
+		ports = append(ports, fmt.Sprint(p))
+	}
+	line(``)
+	line(`	chain input {`)
+	line(`		type filter hook input priority filter; policy accept;`)
+	writeSpoofed(line, in, inside)
+	line(`		iifname "%s" jump virtual`, in.device)
+	line(`	}`)
+	line(``)
+	line(`	chain virtual {`)
+	line(`		ct state established,related accept`)
+	line(`		icmp type echo-request accept`)
+	line(`		meta l4proto ipv6-icmp accept`)
+	line(`		tcp dport { %s } accept`, strings.Join(ports, ", "))
+	line(`		counter drop comment "the machine is its owner's"`)
+	line(`	}`)
+	line(``)
+	line(`	chain forward {`)
+	line(`		type filter hook forward priority filter; policy accept;`)
+	line(`		iifname "%s" counter drop`, in.device)
+	line(`		oifname "%s" counter drop`, in.device)
+	line(`	}`)
+}
+
+// writeSpoofed writes that virtual addresses are the device's alone.
+func writeSpoofed(line func(string, ...any), in rulesInput, inside string) {
+	if in.overlay {
+		line(`		iifname != %s ip saddr @pool counter drop comment "virtual addresses come through %s only"`, inside, in.device)
+		line(`		iifname != %s ip daddr @pool counter drop`, inside)
+	}
+}
+
+// services returns the TCP ports by which other machines of the grid reach one
+// of the role.
+func services(c *floppy.Config) []int {
+	ports := []int{condorPort}
+	if c.Machine.Role == floppy.RoleClient && c.Share.Export != "" {
+		ports = append(ports, nfsPort)
+	}
+	if c.Machine.Role == floppy.RoleMaster {
+		ports = append(ports, issuerPort)
+	}
+	return ports
 }
 
 // writeSets writes the named sets that the rules use.
@@ -121,8 +188,10 @@ func writeSets(line func(string, ...any), in rulesInput) {
 		}
 		line(`	set jobs { type uid; elements = { %s } }`, strings.Join(uids, ", "))
 	}
-	line(`	set metadata { type ipv4_addr; elements = { %s } }`, metadata.four)
-	line(`	set metadata6 { type ipv6_addr; elements = { %s } }`, metadata.six)
+	if in.own == nil {
+		line(`	set metadata { type ipv4_addr; elements = { %s } }`, metadata.four)
+		line(`	set metadata6 { type ipv6_addr; elements = { %s } }`, metadata.six)
+	}
 }
 
 // networkText returns n in a form whose bytes change when it changes.

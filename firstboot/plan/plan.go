@@ -10,7 +10,8 @@
 // removed. Files belong to the plan as a whole; files of the image are never
 // in a plan (but for the time zone's two, which every plan has), so that
 // removing one cannot hide the image's own. Accounts are lines in files that
-// others write too, and are therefore named one by one.
+// others write too, and are therefore named one by one. A machine that is
+// somebody's own has no image: see Own.
 //
 // Units carries for each unit a key over everything that it reads from the
 // floppy: a unit is restarted when its key changes, and only then.
@@ -55,6 +56,7 @@ type Facts struct {
 	TimezoneKnown bool           // the image has the floppy's time zone
 	Accounts      map[string]int // accounts of the machine: name -> uid
 	Modules       []string       // SHA-256 of the modules in the image, hex
+	Own           *Own           // of a machine that is somebody's own; nil on an appliance
 }
 
 // Plan is what the machine should be.
@@ -66,10 +68,15 @@ type Plan struct {
 	User   string      `json:"user"`
 	// Hostname is the additional name of [network] hostname, "" without.
 	Hostname string `json:"hostname,omitempty"`
+	// Device is the virtual network's, of an own machine, which is left
+	// without it.
+	Device string `json:"device,omitempty"`
 
 	Entries []Entry `json:"entries"` // by path
 	Users   []User  `json:"users"`   // by name
 	Units   []Unit  `json:"units"`   // in the order to start them
+	// Folders must be there, on an own machine: the image has them.
+	Folders []Folder `json:"folders,omitempty"`
 }
 
 // Overlay says whether the machine has a virtual network.
@@ -108,11 +115,13 @@ func (e Entry) Hash() string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// User is a further login account, its own group included.
+// User is a further account, its own group included.
 type User struct {
 	Name string `json:"name"`
 	UID  int    `json:"uid"` // also the gid
 	Home string `json:"home"`
+	// Comment is that of an account which nobody logs in to; "" for a person's.
+	Comment string `json:"comment,omitempty"`
 }
 
 // Unit is a systemd unit that the role needs.
@@ -138,18 +147,33 @@ func Make(in Input, facts Facts) (*Plan, error) {
 	p := &Plan{Floppy: hash(in.Image), Role: in.Config.Machine.Role, Grid: in.Grid, Group: in.Group, User: in.User,
 		Hostname: in.Config.Network.Hostname}
 	problems := cannotBe(in.Config, facts)
-	users, more := makeUsers(in.Config.Users.Names, facts.Accounts)
+	var more diag.List
+	if facts.Own == nil {
+		p.Users, more = makeUsers(in.Config.Users.Names, facts.Accounts)
+	} else {
+		problems = append(problems, cannotJoin(in.Config, facts)...)
+		p.Users, more = makeAccounts(in.Config, facts)
+	}
 	problems = append(problems, more...)
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
-	p.Users = users
 	p.addFloppy(in)
-	p.addTimezone(in.Config.Machine.Timezone)
-	p.addConsole(in.Config.Machine.Console)
-	rules := firewall(rulesInput{overlay: p.Overlay(), device: in.Config.Network.Device, pools: in.Pools, jobs: jobAccounts(facts.Accounts)})
+	filter := rulesInput{overlay: p.Overlay(), device: in.Config.Network.Device, pools: in.Pools}
+	if facts.Own == nil {
+		p.addKeys(in)
+		p.addTimezone(in.Config.Machine.Timezone)
+		p.addConsole(in.Config.Machine.Console)
+		p.addUsers()
+		filter.jobs = jobAccounts(facts.Accounts)
+	} else {
+		p.Device = in.Config.Network.Device
+		filter.own = services(in.Config)
+		p.addOwn(facts, slices.Contains(filter.own, nfsPort))
+		filter.jobs = p.jobAccounts()
+	}
+	rules := firewall(filter)
 	p.add(Entry{Path: RulesPath, Kind: KindFile, Mode: 0o644, Content: rules, Why: "what the packet filter lets through"})
-	p.addUsers()
 	p.addUnits(in, rules)
 	slices.SortFunc(p.Entries, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
 	return p, nil
@@ -158,7 +182,7 @@ func Make(in Input, facts Facts) (*Plan, error) {
 // cannotBe returns what the configuration asks for and this image cannot do.
 func cannotBe(c *floppy.Config, facts Facts) diag.List {
 	var problems diag.List
-	if !facts.TimezoneKnown {
+	if !facts.TimezoneKnown && facts.Own == nil {
 		problems.Add(diag.Problem{File: floppy.ConfigFile, Path: "machine.timezone",
 			Message: "the image has no time zone " + c.Machine.Timezone, Remedy: "timedatectl list-timezones prints those it has"})
 	}
@@ -178,12 +202,16 @@ func cannotBe(c *floppy.Config, facts Facts) diag.List {
 
 func (p *Plan) add(e Entry) { p.Entries = append(p.Entries, e) }
 
-// addFloppy adds the floppy itself and the keys it lets in.
+// addFloppy adds the floppy itself.
 func (p *Plan) addFloppy(in Input) {
 	p.add(Entry{Path: "var/lib/grid", Kind: KindDir, Mode: 0o711, Why: "what firstboot keeps"})
-	p.add(Entry{Path: "var/lib/grid/ssh", Kind: KindDir, Mode: 0o755, Why: "keys of sshd, which reads them as the user who logs in"})
 	p.add(Entry{Path: FloppyPath, Kind: KindFile, Mode: 0o600, Content: in.Image, Secret: true,
 		Why: "the floppy, for overlayd and condorconf"})
+}
+
+// addKeys adds the ssh keys that the floppy lets in.
+func (p *Plan) addKeys(in Input) {
+	p.add(Entry{Path: "var/lib/grid/ssh", Kind: KindDir, Mode: 0o755, Why: "keys of sshd, which reads them as the user who logs in"})
 	if len(in.SSHKeys) > 0 {
 		p.add(Entry{Path: AuthorizedKeys, Kind: KindFile, Mode: 0o644, Content: in.SSHKeys, Why: "who may log in by ssh"})
 	}

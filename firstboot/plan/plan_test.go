@@ -194,7 +194,11 @@ func TestRulesLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, e := range p.Entries {
+		own, err := Make(in, ownMachine())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range append(p.Entries, own.Entries...) {
 			if e.Path != RulesPath {
 				continue
 			}

@@ -28,6 +28,9 @@ func (p *Plan) WriteText(w io.Writer) error {
 			writeContent(&b, e)
 		}
 	}
+	for _, f := range p.Folders {
+		fmt.Fprintf(&b, "\nfolder /%s, made where it is missing\n", f.Path)
+	}
 	for _, u := range p.Users {
 		fmt.Fprintf(&b, "\nuser %s, number %d, home %s\n", u.Name, u.UID, u.Home)
 	}

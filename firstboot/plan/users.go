@@ -71,3 +71,12 @@ func jobAccounts(accounts map[string]int) []int {
 	slices.Sort(uids)
 	return uids
 }
+
+// jobAccounts is the same of the accounts that the plan makes.
+func (p *Plan) jobAccounts() []int {
+	accounts := map[string]int{}
+	for _, u := range p.Users {
+		accounts[u.Name] = u.UID
+	}
+	return jobAccounts(accounts)
+}

@@ -21,7 +21,11 @@
 // and no role; both are known only on the machine.
 package units
 
-import "embed"
+import (
+	"embed"
+	"path"
+	"strings"
+)
 
 // FS holds the units and drop-ins, paths relative to Dir.
 //
@@ -37,4 +41,22 @@ var Enabled = []string{
 	"grid-firewall.service",
 	"overlayd.service",
 	"grid-watch.service",
+}
+
+// Links returns the links that enable them, as systemctl enable makes them:
+// path below etc/systemd/system -> target.
+func Links() map[string]string {
+	links := map[string]string{}
+	for _, unit := range Enabled {
+		text, err := FS.ReadFile(unit)
+		if err != nil {
+			panic(err) // embedded
+		}
+		for line := range strings.Lines(string(text)) {
+			if by, ok := strings.CutPrefix(strings.TrimSpace(line), "WantedBy="); ok {
+				links[path.Join(by+".wants", unit)] = "/" + path.Join(Dir, unit)
+			}
+		}
+	}
+	return links
 }
