@@ -66,7 +66,11 @@ func firewall(in rulesInput) []byte {
 	if in.overlay {
 		line(`		oifname != %s ip daddr @pool counter drop comment "virtual addresses leave through %s only"`, inside, in.device)
 		line(`		oifname != %s ip saddr @pool counter drop`, inside)
-		line(`		meta skuid != 0 tcp dport %d counter reject comment "the issuer serves machines, not people"`, issuerPort)
+		where := ""
+		if in.own != nil {
+			where = "ip daddr @pool " // elsewhere the port is the owner's to use
+		}
+		line(`		meta skuid != 0 %stcp dport %d counter reject comment "the issuer serves machines, not people"`, where, issuerPort)
 	}
 	if in.own == nil { // jobs reach none of them anyway, and the owner's programs are the owner's
 		line(`		meta skuid != 0 ip daddr @metadata counter reject`)
