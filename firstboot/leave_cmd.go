@@ -180,11 +180,10 @@ func (m *machine) forget() error {
 
 // stillness takes back what the kernel and running services know of the grid.
 func (m *machine) stillness(ctx context.Context, stamp *apply.Stamp, before *apply.Before) error {
-	autofs := watch.Units{Stop: []string{"autofs.service"}}
-	if slices.Contains(before.Running, "autofs.service") {
-		autofs = watch.Units{Reload: []string{"autofs.service"}} // the owner's mounts stay
-	}
-	if err := manage(ctx, autofs); err != nil {
+	// It comes back in leave, if it ran before, and takes the owner's mounts that
+	// are in use over. Told to reload while its mount was taken away, it was once
+	// found ended afterwards.
+	if err := manage(ctx, watch.Units{Stop: []string{"autofs.service"}}); err != nil {
 		return err
 	}
 	if err := m.unmount("/mnt/ganfs"); err != nil {

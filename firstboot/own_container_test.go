@@ -106,6 +106,10 @@ func TestOwnMachine(t *testing.T) {
 			t.Errorf("runs otherwise than before:\n%s", difference)
 		}
 	})
+	if t.Failed() {
+		out, _ := desk.Try("sh", "-c", "systemctl status autofs --no-pager; journalctl --no-pager -u autofs -u grid-watch -u grid-firstboot | tail -n 60")
+		t.Logf("%s", out)
+	}
 	t.Run("its package is purged", func(t *testing.T) {
 		testPurged(t, desk, before, running)
 	})
