@@ -90,10 +90,14 @@ EXIT STATUS
 				if err == nil && v == (guard.Verdict{}) {
 					break
 				}
+				again := time.After(admitPause)
+				if v.Refused != "" {
+					again = nil // startd has the job held, and ends this
+				}
 				select {
 				case <-c.Context().Done():
 					return c.Context().Err()
-				case <-time.After(admitPause):
+				case <-again:
 				}
 			}
 			err := fmt.Errorf("run %s: %w", args[1], unix.Exec(args[1], args[1:], os.Environ()))

@@ -33,7 +33,7 @@ func TestOwnServices(t *testing.T) {
 	for _, c := range []struct {
 		role    floppy.Role
 		address string
-		stop    []string // but for HTCondor
+		stop    []string // but for HTCondor, and the guard, which is the grid's alone
 	}{
 		{floppy.RoleWorker, "10.250.0.18", nil},
 		{floppy.RoleClient, "10.250.0.18", nil},
@@ -42,7 +42,7 @@ func TestOwnServices(t *testing.T) {
 		{floppy.RoleMaster, grid.Material[0].Address.String(), nil},
 	} {
 		b.insert(grid, c.role, c.address)
-		stop := slices.DeleteFunc(b.write().Stop, func(u string) bool { return u == pool.CondorUnit })
+		stop := slices.DeleteFunc(b.write().Stop, func(u string) bool { return u == pool.CondorUnit || u == pool.GuardUnit })
 		if !slices.Equal(stop, c.stop) {
 			t.Errorf("%s: stops %v, want %v", c.role, stop, c.stop)
 		}

@@ -24,6 +24,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -61,7 +62,7 @@ type View struct {
 	RTT  control.Millis `json:"rtt_ms,omitzero"`
 	// Barred are host names of machines whose certificate is refused.
 	Barred []string `json:"barred,omitempty"`
-	// Refused are slots whose job must not start.
+	// Refused are names of slots whose job must not start: slot1_1@C250000007.ipop.
 	Refused []string `json:"refused,omitempty"`
 }
 
@@ -115,7 +116,7 @@ func (s *Service) Run(ctx context.Context, ln net.Listener) error {
 
 // Listen opens the socket for everybody on the machine.
 func Listen(path string) (net.Listener, error) {
-	if err := os.RemoveAll(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
 	ln, err := net.Listen("unix", path)
@@ -234,7 +235,9 @@ func (s *Service) view(ctx context.Context) (v View, err error) {
 	if err != nil {
 		return v, err
 	}
-	v.Refused = s.refusedSlots()
+	for _, slot := range s.refusedSlots() {
+		v.Refused = append(v.Refused, slot+"@"+status.Name)
+	}
 	for _, addr := range status.Barred {
 		if addr.Is4() {
 			v.Barred = append(v.Barred, control.HostName(addr))

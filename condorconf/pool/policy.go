@@ -29,7 +29,7 @@ const (
 	// from a machine that the virtual network refuses
 	barred = `stringListIMember(MY.ClientMachine ?: "", MY.GridBarred ?: "")`
 	// that the guard keeps from starting
-	refused = `stringListIMember(split(MY.Name, "@")[0], MY.GridRefused ?: "")`
+	refused = `stringListIMember(MY.Name ?: "", MY.GridRefused ?: "")`
 )
 
 // policy writes whose jobs come first and what a job gets.
