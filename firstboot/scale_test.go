@@ -2,18 +2,11 @@ package main
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
-
-	"gonum.org/v1/plot"
-	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/text"
-	"gonum.org/v1/plot/vg"
 
 	"gridappliance/credential"
 	"gridappliance/floppy"
@@ -27,8 +20,7 @@ const (
 
 // TestScale boots many workers from one floppy at one moment and measures how
 // long each takes from the start of its overlayd to an address, and to READY,
-// which the pool's knowing it is part of. JOINING_DOCUMENT names the page
-// whose generated part gets the table and the plot.
+// which the pool's knowing it is part of.
 func TestScale(t *testing.T) {
 	need.Long(t)
 	g := newGridLab(t, 1)
@@ -66,11 +58,6 @@ func TestScale(t *testing.T) {
 | first generation, 150 nodes, to an address | 34 | 49 | |
 `, together, routable, ready)
 	t.Logf("\n%s", table)
-	if page := os.Getenv("JOINING_DOCUMENT"); page != "" {
-		if err := writeJoining(page, table, routable, ready); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // series is seconds, sorted.
@@ -100,61 +87,4 @@ func (m *gridMachine) number(t *testing.T, argv ...string) float64 {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// Marks between which the page is generated.
-const (
-	joiningStart = "<!-- written by make joining -->"
-	joiningEnd   = "<!-- until here -->"
-)
-
-func writeJoining(page, table string, routable, ready series) error {
-	content, err := os.ReadFile(page)
-	if err != nil {
-		return err
-	}
-	before, rest, begins := strings.Cut(string(content), joiningStart)
-	_, after, ends := strings.Cut(rest, joiningEnd)
-	if !begins || !ends {
-		return fmt.Errorf("write %s: want the marks %q and %q", page, joiningStart, joiningEnd)
-	}
-	picture := strings.TrimSuffix(page, filepath.Ext(page)) + ".svg"
-	if err := drawJoining(picture, routable, ready); err != nil {
-		return err
-	}
-	generated := fmt.Sprintf("\n%s\n![Share of machines over the seconds](%s)\n\n", table, filepath.Base(picture))
-	return os.WriteFile(page, []byte(before+joiningStart+generated+joiningEnd+after), 0o644)
-}
-
-// drawJoining draws the share of machines that have come so far over time.
-func drawJoining(path string, routable, ready series) error {
-	p := plot.New()
-	p.Add(plotter.NewGrid())
-	p.X.Label.Text, p.Y.Label.Text = "seconds since overlayd's start", "share of machines"
-	p.X.Min, p.Y.Min, p.Y.Max = 0, 0, 1
-	p.Legend.Left, p.Legend.Top, p.Legend.XOffs = true, true, vg.Points(10)
-	for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
-		style.Font.Variant = "Sans"
-		style.Font.Size = vg.Points(11)
-	}
-	for i, s := range []struct {
-		name string
-		list series
-	}{{"has an address", routable}, {"READY", ready}} {
-		xys := plotter.XYs{{}}
-		for n, seconds := range s.list {
-			xys = append(xys, plotter.XY{X: seconds, Y: float64(n+1) / float64(len(s.list))})
-		}
-		line, err := plotter.NewLine(xys)
-		if err != nil {
-			return err
-		}
-		line.StepStyle, line.Width = plotter.PostStep, vg.Points(1.5)
-		if i > 0 {
-			line.Dashes = []vg.Length{vg.Points(5), vg.Points(3)}
-		}
-		p.Add(line)
-		p.Legend.Add(s.name, line)
-	}
-	return p.Save(vg.Points(560), vg.Points(260), path)
 }
