@@ -127,7 +127,9 @@ of the last changes. It runs until SIGTERM or SIGINT.`,
 		RunE: func(c *cobra.Command, _ []string) error {
 			var last guard.View
 			var told time.Time
-			for tick := time.NewTicker(viewEvery); ; {
+			tick := time.NewTicker(viewEvery)
+			defer tick.Stop()
+			for {
 				v, err := guard.AskView(c.Context(), socket)
 				if err != nil {
 					v = guard.View{Barred: last.Barred, Refused: last.Refused} // stay so
@@ -141,7 +143,6 @@ of the last changes. It runs until SIGTERM or SIGINT.`,
 				last = v
 				select {
 				case <-c.Context().Done():
-					tick.Stop()
 					return nil
 				case <-tick.C:
 				}

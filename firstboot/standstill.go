@@ -13,11 +13,10 @@ import (
 // the host's, has gone on (QEMU's -rtc clock=host; the others do so too).
 
 const (
-	clockEvery  = 2 * time.Second
-	clockJump   = 5 * time.Second // the real-time clock has whole seconds, and a busy machine reads late
-	clockEqual  = 2 * time.Second
-	rtcPath     = "sys/class/rtc/rtc0/since_epoch"
-	nanosSecond = int64(time.Second)
+	clockEvery = 2 * time.Second
+	clockJump  = 5 * time.Second // the real-time clock has whole seconds, and a busy machine reads late
+	clockEqual = 2 * time.Second
+	rtcPath    = "sys/class/rtc/rtc0/since_epoch"
 )
 
 // clocks are a machine's three clocks at one moment, each since a beginning of
@@ -39,7 +38,7 @@ func (m *machine) readClocks() (c clocks, ok bool) {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &boot); err != nil {
 		return c, false
 	}
-	return clocks{time.Duration(seconds * nanosSecond), time.Duration(time.Now().UnixNano()), time.Duration(boot.Nano())}, true
+	return clocks{time.Duration(seconds) * time.Second, time.Duration(time.Now().UnixNano()), time.Duration(boot.Nano())}, true
 }
 
 // stoodStill returns for how long the machine stood still between two readings,
@@ -57,15 +56,19 @@ func stoodStill(before, now clocks) time.Duration {
 // followClock puts the clock right after the machine stood still.
 func (w *watcher) followClock(ctx context.Context) {
 	before, ok := w.readClocks()
-	for tick := time.NewTicker(clockEvery); ok; {
+	if !ok {
+		return
+	}
+	tick := time.NewTicker(clockEvery)
+	defer tick.Stop()
+	for {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return
 		case <-tick.C:
 		}
-		var now clocks
-		if now, ok = w.readClocks(); !ok {
+		now, ok := w.readClocks()
+		if !ok {
 			continue
 		}
 		if d := stoodStill(before, now); d > 0 {
