@@ -62,11 +62,23 @@ type hops struct {
 	filled  time.Time
 }
 
-// fixed says that a payload goes no other way: a session's own datagrams, which
-// must not go through that session, and what a node sends by way of a first
-// contact. Who sent it tries again itself.
-func (n *Node) fixed(k *kept) bool {
-	return k.own && (k.came.Payload == wire.TypeSession || n.ring.Phase() != ring.OnRing)
+// otherWay is the next hop of a copy that goes past those tried, if there is one
+// and it may be made. What a node sends by way of a first contact goes no other
+// way: who sent it tries again itself. A session's own datagrams must not go
+// through that session.
+func (n *Node) otherWay(k *kept, h *wire.Header) (nodeid.ID, *peer) {
+	if k.n == hopPeers || k.own && n.ring.Phase() != ring.OnRing {
+		return nodeid.ID{}, nil
+	}
+	past := append(make([]nodeid.ID, 0, hopPeers+1), k.hops[:k.n]...)
+	if to := n.peers[h.To.ID]; k.own && h.Payload == wire.TypeSession && to != nil && to.over {
+		past = append(past, h.To.ID)
+	}
+	next, verdict := n.ring.Divert(h, past)
+	if p := n.peers[next]; verdict == ring.Forward && p != nil && n.detour() {
+		return next, p
+	}
+	return nodeid.ID{}, nil
 }
 
 // sendOn sends a payload to the next hop and keeps it until that has it. Came
@@ -221,14 +233,11 @@ func (n *Node) overdue() {
 // whose next hop is not there. It says whether the payload is still kept.
 func (n *Node) again(k *kept) bool {
 	m := wire.Routed{Header: k.came, Extension: k.body[:k.extension], Body: k.body[k.extension:]}
-	if !n.fixed(k) && k.n < hopPeers {
-		next, verdict := n.ring.Divert(&m.Header, k.hops[:k.n])
-		if p := n.peers[next]; verdict == ring.Forward && p != nil && n.detour() {
-			n.counters.Diverted++
-			n.try(k, p, next, &m)
-			n.send(next, &m)
-			return true
-		}
+	if next, p := n.otherWay(k, &m.Header); p != nil {
+		n.counters.Diverted++
+		n.try(k, p, next, &m)
+		n.send(next, &m)
+		return true
 	}
 	if k.n > 0 && k.sends < hopSends && n.peers[k.to()] != nil && !n.ring.Doubted(k.to()) {
 		n.counters.Repeated++

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -168,6 +169,57 @@ func TestOwnPlaceFound(t *testing.T) {
 		}
 	}
 	t.Error("not answered")
+}
+
+// TestCallsGoAnotherWay: a handshake of this node's own that the first hop does not
+// acknowledge goes by another, and never through the session that it is for.
+func TestCallsGoAnotherWay(t *testing.T) {
+	for _, over := range []bool{false, true} {
+		n, w := onRing(t)
+		n.peers[id(3)].over = over
+		n.routeSession(wire.Target{ID: id(3), Exact: true}, []byte{0x80, 0, 0, 0})
+		run(n, n.now, n.now.Add(2*time.Second))
+		to, _ := w.routed(0)
+		if over == slices.Contains(to, id(3)) || !slices.Contains(to, id(2)) {
+			t.Errorf("the session goes over the ring: %v; its handshake went to %v", over, to)
+		}
+	}
+}
+
+// TestNoCallGoesByWhoIsDoubted: the node to go by has not answered two Pings, so
+// the handshake leaves without it.
+func TestNoCallGoesByWhoIsDoubted(t *testing.T) {
+	n, w := onRing(t)
+	call := func() nodeid.ID {
+		w.told = nil
+		n.routeSession(wire.Target{ID: id(4), Exact: true, Via: id(2)}, []byte{0x80, 0, 0, 0})
+		n.Handle(n.now, Tick{})
+		_, ms := w.routed(0)
+		if len(ms) == 0 {
+			t.Fatal("no call was sent")
+		}
+		return ms[0].To.Via
+	}
+	if via := call(); via != id(2) {
+		t.Errorf("goes by %v, want %v", via, id(2))
+	}
+	for !n.ring.Doubted(id(2)) { // 3 answers, 2 does not
+		w.told = nil
+		n.Handle(n.now.Add(50*time.Millisecond), Tick{})
+		for _, e := range w.told {
+			if s, ok := e.(link.Send); ok && s.ID == id(3) && s.Message[0] == byte(wire.TypePing) {
+				if p, err := wire.ParsePing(s.Message[1:]); err == nil {
+					says(w, n, id(3), wire.Pong{Number: p.Number, Status: wire.Status{Flags: wire.StatusMember, Version: 1}})
+				}
+			}
+		}
+		if n.now.Sub(start) > time.Minute {
+			t.Fatal("nobody is doubted")
+		}
+	}
+	if via := call(); via != (nodeid.ID{}) {
+		t.Errorf("goes by %v, which does not answer", via)
+	}
 }
 
 // TestRecordsAreSentOnce: a session's handshake is acknowledged hop by hop; its

@@ -105,11 +105,15 @@ func (n *Node) route(h *wire.Header, body []byte, try int) {
 
 // routeSession sends a session's datagram over the ring, but never through that
 // session itself, which would send it over the ring. A node to go by is taken
-// at its word when there is a direct path to it.
+// at its word when there is a direct path to it, and not gone by when it does not
+// answer.
 func (n *Node) routeSession(to wire.Target, body []byte) {
 	if len(body) > wire.MaxCarried {
 		n.counters.TooLong++
 		return
+	}
+	if n.peers[to.Via] != nil && n.ring.Doubted(to.Via) {
+		to.Via = nodeid.ID{}
 	}
 	for try := range lookupTries {
 		h := wire.Header{Payload: wire.TypeSession, To: to}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"gridappliance/overlayd/nodeid"
 	"gridappliance/overlayd/sim"
 	"gridappliance/overlayd/wire"
 )
@@ -160,8 +161,6 @@ func TestABootstrapLinkIsDirectAtOnce(t *testing.T) {
 	}
 }
 
-// TestALinkNeverLivesOnTheRingAlone: a link of the ring that goes over the
-// ring would lead the ring through itself.
 // TestPingAsTheSessionComesUp sends a ping in the moment in which link looks at
 // the new path itself: each has its own answer.
 func TestPingAsTheSessionComesUp(t *testing.T) {
@@ -181,6 +180,8 @@ func TestPingAsTheSessionComesUp(t *testing.T) {
 	}
 }
 
+// TestALinkNeverLivesOnTheRingAlone: a link of the ring that goes over the
+// ring would lead the ring through itself.
 func TestALinkNeverLivesOnTheRingAlone(t *testing.T) {
 	w := newWorld(t, 1)
 	x := w.add("x", w.net.AddNAT(w.net.Internet, sim.Symmetric, sim.Place{}).Inside, sim.Place{})
@@ -254,7 +255,7 @@ func TestNothingIsLostInASwitch(t *testing.T) {
 		}
 	}
 	silent := x.host.Now().Sub(cut)
-	if silent > demoteSilent+50*time.Millisecond {
+	if silent > doubtful*probeEvery+50*time.Millisecond {
 		t.Errorf("back on a relay after %v", silent)
 	}
 	before := n
@@ -264,6 +265,36 @@ func TestNothingIsLostInASwitch(t *testing.T) {
 		t.Errorf("%d of %d lost, %d before the switch", n-got, n, before)
 	}
 	t.Logf("cut: off the dead path after %v, %d of %d lost", silent, n-len(y.got), n)
+}
+
+// TestARelayDies: another one is asked for when the relay has left two checks
+// unanswered, and takes over before the dead one is given up.
+func TestARelayDies(t *testing.T) {
+	w, x, y := scene(t, 3, &sim.Symmetric, &sim.Symmetric)
+	x.m.cfg.Spray, y.m.cfg.Spray = false, false
+	x.want(y, "one")
+	w.run(8 * time.Second)
+	relay := func() nodeid.ID { return x.m.byKey[key{y.id, "one"}].best.via.Node }
+	dead := relay()
+	if x.state(y, "one") != Relay2 || w.byID[dead] == nil {
+		t.Fatal("no relay", x.log)
+	}
+	w.wire = func(from *node, to netip.AddrPort, _ []byte) bool {
+		return from.id != dead && to.Addr() != w.byID[dead].host.Addr()
+	}
+	cut := x.host.Now()
+	for x.state(y, "one") != Relay2 || relay() == dead {
+		w.chat(x, y, 100*time.Millisecond)
+		if x.host.Now().Sub(cut) > demoteSilent {
+			t.Fatalf("still by the dead relay, or none: %v", x.log)
+		}
+	}
+	y.got = nil
+	w.chat(x, y, time.Second)
+	if len(y.got) < 9 {
+		t.Errorf("%d of 10 messages by the new relay", len(y.got))
+	}
+	t.Logf("by another relay after %v", x.host.Now().Sub(cut)-time.Second)
 }
 
 // onPath is the kind of path records take now.

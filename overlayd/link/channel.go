@@ -115,7 +115,7 @@ func (m *Machine) tellRelay(now time.Time, relay *peer, msg wire.Relay) {
 // with the least sum of both round-trip times. If there is none, a neighbour
 // of the peer's is made ours.
 func (m *Machine) askRelay(now time.Time, p *peer) {
-	if p.s == nil || p.state() == Direct || !due(now, p.relayAt) || p.hasRelay() {
+	if !p.lacksRelay() || !due(now, p.relayAt) {
 		return
 	}
 	p.relayAt = now.Add(relayRetry)
@@ -125,7 +125,7 @@ func (m *Machine) askRelay(now time.Time, p *peer) {
 		m.tellRelay(now, relay, wire.Relay{Op: wire.RelayAsk, Peer: p.id})
 		return
 	}
-	if p.helping > 0 || len(p.helper) >= maxRelayWants {
+	if p.state() == Direct || p.helping > 0 || len(p.helper) >= maxRelayWants {
 		return
 	}
 	for _, offer := range p.remote.Relays {
@@ -179,18 +179,27 @@ func (m *Machine) tryDetour(now time.Time, p *peer) {
 	}
 }
 
-func (p *peer) hasRelay() bool {
-	return slices.ContainsFunc(p.paths, func(pa *path) bool { return pa.via.Channel != 0 && pa.valid })
+// lacksRelay says that neither a direct path nor a relay's is there that nobody
+// doubts.
+func (p *peer) lacksRelay() bool {
+	if p.s == nil || p.state() == Direct && !p.best.doubted() {
+		return false
+	}
+	return !p.hasRelay()
 }
 
-// common returns the best common neighbour, or nil. Both ends have the same
-// figures, so they choose the same.
+func (p *peer) hasRelay() bool {
+	return slices.ContainsFunc(p.paths, func(pa *path) bool { return pa.via.Channel != 0 && pa.valid && !pa.doubted() })
+}
+
+// common returns the best common neighbour, or nil, past a relay in doubt. Both
+// ends have the same figures, so they choose the same.
 func (m *Machine) common(p *peer) *peer {
 	var best *peer
 	var least time.Duration
 	for _, offer := range p.remote.Relays {
 		r := m.byKey[key{offer.ID, session.LinkPurpose}]
-		if r == nil || r.id == p.id || !r.carries() {
+		if r == nil || r.id == p.id || !r.carries() || r.best.doubted() || p.best.doubted() && p.best.via.Channel != 0 && p.best.via.Node == r.id {
 			continue
 		}
 		sum := r.best.rtt + time.Duration(offer.RTT)*time.Millisecond

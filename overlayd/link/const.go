@@ -24,6 +24,7 @@ const (
 	retryChecks   = 3 // of a candidate in a later round
 
 	probeEvery    = 400 * time.Millisecond // on a path that was sent on and is silent
+	doubtful      = 2                      // such checks without an answer: a relay is asked for besides
 	keepalive     = 10 * time.Second       // after the last record of a path
 	relayAfter    = 300 * time.Millisecond // without a direct path
 	relayRetry    = 10 * time.Second

@@ -33,7 +33,7 @@ func (m *Machine) peerDeadlines(p *peer) {
 	if !direct && p.roundEnd.IsZero() {
 		m.sooner(p.nextTry)
 	}
-	if !direct && !p.hasRelay() {
+	if p.lacksRelay() {
 		m.sooner(p.relayAt)
 	}
 	m.sooner(p.roundEnd)

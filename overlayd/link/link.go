@@ -7,14 +7,15 @@
 //	  ^              │ ^                    │ ^                  │                    │
 //	  │              │ └─ channel gone ─────┘ └── 5 s in vain ───┘                    │
 //	  │              └───────────────── checks ────────────────> │                    │
-//	  └── session gone, from each      RING or RELAY2 <── 1.6 s sent into silence ────┘
+//	  └── session gone, from each      RING or RELAY2 <── sent into silence ──────────┘
 //
 // A virtual endpoint (session.VirtualEndpoint) is the way to a peer through a
 // bootstrap or over TCP: RELAY2 as well, so checks go on. It is taken from who
 // asks for a session and from where a datagram came, and named to nobody.
 //
 // Whoever has one path keeps it while a better one is made, and after the
-// switch for 30 s. Records go the best way that is there: a direct path that
+// switch for 30 s. Silence is 0.8 s for a relay, which is asked for then, and
+// 1.6 s for the ring. Records go the best way that is there: a direct path that
 // answers, else a relay, else a bootstrap, else TCP, else the ring. PUNCHING says that checks are under
 // way; records go as they did before it.
 //

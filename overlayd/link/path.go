@@ -35,6 +35,10 @@ func (pa *path) hear(now time.Time) {
 	pa.heard, pa.waiting, pa.probes = now, time.Time{}, 0
 }
 
+// doubted says that two checks in a row were not answered: another way is looked
+// for before the path is given up.
+func (pa *path) doubted() bool { return pa != nil && !pa.waiting.IsZero() && pa.probes >= doubtful }
+
 // heardFrom notices a record on a path that is known.
 func (p *peer) heardFrom(now time.Time, via session.Via) {
 	if p == nil {
@@ -124,8 +128,12 @@ func (p *peer) carries() bool {
 	return p.s != nil && p.best != nil && (isDirect(p.best.via) || isTCP(p.best.via))
 }
 
-// better says whether a is worth a switch from b.
+// better says whether a is worth a switch from b. A path in doubt is worse than
+// any other but the ring's, over which a link cannot go.
 func better(a, b *path) bool {
+	if a.doubted() != b.doubted() && !a.via.IsRing() && !b.via.IsRing() {
+		return b.doubted()
+	}
 	if ra, rb := rank(a.via), rank(b.via); ra != rb {
 		return ra < rb
 	}
@@ -194,6 +202,10 @@ func (m *Machine) tend(now time.Time, p *peer) {
 			m.demote(now, p, pa)
 		case !pa.waiting.IsZero() && due(now, pa.waiting.Add(time.Duration(pa.probes+1)*probeEvery)) && pa.probes < 4:
 			m.check(now, p, pa)
+			if pa == p.best && pa.doubted() {
+				p.relayAt = now
+				m.choose(now, p)
+			}
 		case pa != p.best && !pa.warm.IsZero() && due(now, pa.warm):
 			m.forget(now, p, pa)
 		case pa.waiting.IsZero() && due(now, pa.heard.Add(keepalive)) && m.kept(now, p):
@@ -240,7 +252,7 @@ func (m *Machine) leave(now time.Time, p *peer, pa *path) {
 	m.counters.Demotions++
 	wasBest := pa == p.best
 	m.forget(now, p, pa)
-	if !wasBest {
+	if !wasBest && (p.state() == Direct || !isDirect(pa.via)) {
 		return
 	}
 	p.relayAt, p.nextTry = now, now

@@ -254,11 +254,11 @@ func (m *Machine) approach(p wire.Peer) {
 	m.open(wire.Contact{ID: p.ID, Holder: p.Holder}, via, WhyNear)
 }
 
-// lister returns a connected peer that lists id, the nearest to it; the zero
-// ID if none does.
+// lister returns a connected peer that lists id, the nearest to it of those that
+// answer; the zero ID if none does.
 func (m *Machine) lister(id nodeid.ID) (best nodeid.ID) {
 	for _, c := range m.conns {
-		if c.peer.ID == id || !lists(c.list, id) {
+		if c.peer.ID == id || c.out > 0 || !lists(c.list, id) {
 			continue
 		}
 		if best == (nodeid.ID{}) || nodeid.Distance(c.peer.ID, id).Compare(nodeid.Distance(best, id)) < 0 {

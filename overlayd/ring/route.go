@@ -23,13 +23,15 @@ import (
 //     the nearest, and P stays.
 //  3. Else this node is a local minimum: the end, unless a peer lists somebody
 //     nearer, which gets the payload, once, with few hops left; or unless a
-//     neighbour is nearer of which it is not known yet whether it lives (Unsure).
+//     neighbour is nearer of which it is not known yet whether it lives, or that is
+//     not connected yet (Unsure).
 //
 // With each hop the pair (P, distance of the node that has the message) gets
 // smaller in the order of pairs, whoever lists what: step 1 lowers P, step 2
 // keeps P and lowers the distance. So no message comes back to a node with the
 // same P. The second opinion of step 3 begins a
-// new promise, but it sets the hops left, so that it happens once. Connections that have not answered
+// new promise, but it sets the hops left, so that it happens once. The last hops
+// follow no promise: step 1 is left out. Connections that have not answered
 // two Pings are passed over. A Join, or a Find for the sender's own ID, is led
 // past the sender.
 func (m *Machine) NextHop(h *wire.Header) (nodeid.ID, Verdict) { return m.Divert(h, nil) }
@@ -176,7 +178,10 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 	own := nodeid.PrefixDistance(m.prefix, target)
 	var ahead, nearest *conn
 	best, bound := time.Duration(0), own
-	if m.rules.promise {
+	switch {
+	case h.TTL <= greedyTTL:
+		bound = 0 // promises have led nowhere
+	case m.rules.promise:
 		bound = min(bound, h.Promise)
 	}
 	least, least128 := wire.NoPromise, nodeid.Distance(m.cfg.ID, to)
@@ -213,7 +218,8 @@ func (m *Machine) step(h *wire.Header, used []nodeid.ID) (nodeid.ID, Verdict) {
 // somebody nearer. Who a peer lists there, and this node does not know to be
 // silent, is asked for a second opinion of: that peer gets the payload, with few
 // hops left and a new promise. A payload with as few has had it. A neighbour that
-// does not answer is waited for while jurors are asked.
+// does not answer is waited for while jurors are asked, and so is one that is
+// known of and not connected yet.
 func (m *Machine) end(h *wire.Header, to nodeid.ID, exact bool, used []nodeid.ID) (nodeid.ID, Verdict) {
 	past := h.To.Via == (nodeid.ID{}) && ownPlace(h)
 	target := to.Prefix()
@@ -242,6 +248,13 @@ func (m *Machine) end(h *wire.Header, to nodeid.ID, exact bool, used []nodeid.ID
 			return nodeid.ID{}, Unsure
 		}
 	}
+	for _, known := range [...][]wire.Peer{m.list.Preds, m.list.Succs, m.hints} {
+		for i := range known {
+			if id := known[i].ID; m.conn(id) == nil && !m.gone(id) && nodeid.Distance(id, to).Compare(own) < 0 {
+				return nodeid.ID{}, Unsure
+			}
+		}
+	}
 	return m.cfg.ID, Deliver
 }
 
@@ -262,8 +275,13 @@ func (m *Machine) silent(prefix uint64) bool {
 	return false
 }
 
-// opinionTTL is how many hops a second opinion has. Implementation.
-const opinionTTL = 6
+// Implementation: how many hops a second opinion has, and of how many at the end
+// none follows a promise, so that a payload led by what lists say of the dead
+// still ends at a node instead of nowhere.
+const (
+	opinionTTL = 6
+	greedyTTL  = 3
+)
 
 // cost is how long a payload likely takes by a peer that promises distance d.
 func (c *conn) cost(d uint64) time.Duration {

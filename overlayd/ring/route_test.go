@@ -247,6 +247,80 @@ func TestStaleListsMakeNoLoops(t *testing.T) {
 	}
 }
 
+// between is a node on the ring with one member, which lists a node that is
+// nearer to the returned key than both. The node itself is nearer than the member.
+func between() (m *Machine, c *conn, listed, key nodeid.ID) {
+	at := func(prefix uint64) (id nodeid.ID) {
+		binary.BigEndian.PutUint64(id[:], prefix)
+		return id
+	}
+	m = New(Config{ID: at(100), Rand: rand.New(rand.NewPCG(1, 1))})
+	m.phase = OnRing
+	c = &conn{peer: wire.Peer{ID: at(50)}, cw: nodeid.Clockwise(m.cfg.ID, at(50)), prefix: 50}
+	c.status.Flags = wire.StatusMember
+	m.conns = append(m.conns, c)
+	return m, c, at(110), at(111)
+}
+
+// TestTheEndWaitsForWhoIsKnown: a node that knows of somebody nearer, whom it is
+// not connected with yet, is not sure to be the end, unless that one is dead.
+func TestTheEndWaitsForWhoIsKnown(t *testing.T) {
+	for name, know := range map[string]func(m *Machine, p wire.Peer){
+		"hint":        func(m *Machine, p wire.Peer) { m.hints = append(m.hints, p) },
+		"successor":   func(m *Machine, p wire.Peer) { m.list.Succs = append(m.list.Succs, p) },
+		"predecessor": func(m *Machine, p wire.Peer) { m.list.Preds = append(m.list.Preds, p) },
+	} {
+		m, _, listed, key := between()
+		verdict := func() Verdict {
+			h := wire.Header{TTL: 20, Promise: wire.NoPromise, To: wire.Target{ID: key}, Payload: wire.TypeGet}
+			_, v := m.NextHop(&h)
+			return v
+		}
+		if v := verdict(); v != Deliver {
+			t.Fatalf("%s: verdict %v before anybody is known, want %v", name, v, Deliver)
+		}
+		know(m, wire.Peer{ID: listed})
+		if v := verdict(); v != Unsure {
+			t.Errorf("%s: verdict %v, want %v", name, v, Unsure)
+		}
+		m.bury(listed, deadTime)
+		if v := verdict(); v != Deliver {
+			t.Errorf("%s: verdict %v with the dead, want %v", name, v, Deliver)
+		}
+	}
+}
+
+// TestTheLastHopsFollowNoPromise: lists may name the dead; a payload that was led
+// by them ends at the nearest node it came to, while it has hops left.
+func TestTheLastHopsFollowNoPromise(t *testing.T) {
+	m, c, listed, key := between()
+	c.told = []uint64{listed.Prefix()}
+	for ttl := uint8(1); ttl < 20; ttl++ {
+		h := wire.Header{TTL: ttl, Promise: wire.NoPromise, To: wire.Target{ID: key}, Payload: wire.TypeGet}
+		want := Forward
+		if ttl <= greedyTTL {
+			want = Deliver
+		}
+		if _, v := m.NextHop(&h); v != want {
+			t.Errorf("%d hops left: verdict %v, want %v", ttl, v, want)
+		}
+	}
+}
+
+// TestCallsGoByWhoAnswers: a call to a node in the lists goes by a peer that lists
+// it, and not by one that has left a Ping unanswered.
+func TestCallsGoByWhoAnswers(t *testing.T) {
+	m, c, listed, _ := between()
+	c.list.Succs = []wire.Peer{{ID: listed}}
+	if got := m.lister(listed); got != c.peer.ID {
+		t.Errorf("by %v, want %v", got, c.peer.ID)
+	}
+	c.out = 1
+	if got := m.lister(listed); got != (nodeid.ID{}) {
+		t.Errorf("by %v, which does not answer", got)
+	}
+}
+
 func benchRing(tb testing.TB) (*Machine, []wire.Header) {
 	l := grown(tb, 41, 100)
 	var headers []wire.Header

@@ -126,6 +126,9 @@ func (m *Machine) summon(c *conn) {
 // judge decides about a peer that answered no Ping.
 func (m *Machine) judge(c *conn) {
 	t := c.trial
+	if c.near() && m.phase == OnRing { // with it the way to the other side may be gone
+		m.mergeAt = min(m.mergeAt, m.now+m.jitter(mergeAgain))
+	}
 	switch {
 	case t == nil:
 		m.fail(c.peer.ID)

@@ -102,10 +102,10 @@ const (
 	helloWait   = 250 * time.Millisecond
 	callWait    = 400 * time.Millisecond
 	checkPace   = 50 * time.Millisecond
-	checkRounds = 5                       // at that pace; then intervals grow
-	relayAsked  = 500 * time.Millisecond  // a relay that was sent something and is silent is checked
-	relaySilent = 1500 * time.Millisecond // after the first check it is given up
-	carryTime   = time.Minute             // after the last datagram that a session carried
+	checkRounds = 5                      // at that pace; then intervals grow
+	relayAsked  = 400 * time.Millisecond // a relay that was sent something and is silent is checked
+	relaySilent = 700 * time.Millisecond // after the first check it is given up
+	carryTime   = time.Minute            // after the last datagram that a session carried
 )
 
 func newPlain(id nodeid.ID, holder wire.Holder) *plain {
