@@ -159,9 +159,9 @@ nat: programs ## machines behind NATs meet: who reaches whom, how soon, what is 
 		$(GO) test -count=1 -run '^TestNATPairs$$' -v ./overlayd | grep -v '^=== '
 
 # Wants the machine for itself, about ten minutes, and root.
-joining: base ## thirty machines that join at once: how long each takes
+joining: base ## thirty machines that join at once: how long each takes; docs/joining.md
 	@make/install $(PACKAGES_TEST)
-	@$(SUDO) env LONG=1 $(subst -race,,$(subst $(SUDO) env,,$(TEST))) -v -count=1 -run '^TestScale$$' ./firstboot
+	@$(SUDO) env LONG=1 JOINING_DOCUMENT=$(CURDIR)/docs/joining.md $(subst -race,,$(subst $(SUDO) env,,$(TEST))) -v -count=1 -run '^TestScale$$' ./firstboot
 
 update: ## rewrite golden files and generated documents
 	@$(GO) test $$(grep -rl --include='*_test.go' 'flag.Bool("update"' . | xargs -n 1 dirname | sort -u) -update

@@ -3,18 +3,15 @@ package main
 import (
 	"cmp"
 	"fmt"
-	"image/color"
 	"net/netip"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
-	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
 
+	"gridappliance/internal/figures"
 	"gridappliance/overlayd/control"
 )
 
@@ -46,27 +43,12 @@ func natTable(results []natResult) string {
 	return b.String()
 }
 
-// What stands between these lines of docs/nat.md is generated.
-const (
-	natStart = "<!-- written by make nat -->\n"
-	natEnd   = "<!-- end of what make nat writes -->\n"
-)
-
 // tracedPair is drawn beside the trace of 2009.
 const tracedPair = "home, home"
 
 func writeNATDocument(document string, results []natResult) error {
-	content, err := os.ReadFile(document)
+	pictures, err := figures.Pictures(document)
 	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(content), natStart)
-	_, after, ends := strings.Cut(rest, natEnd)
-	if !ok || !ends {
-		return fmt.Errorf("write %s: want the marks %q and %q", document, natStart, natEnd)
-	}
-	pictures := strings.TrimSuffix(document, filepath.Ext(document))
-	if err := os.MkdirAll(pictures, 0o755); err != nil {
 		return err
 	}
 	for _, r := range results {
@@ -76,23 +58,16 @@ func writeNATDocument(document string, results []natResult) error {
 			}
 		}
 	}
-	generated := "\n" + natTable(results) + fmt.Sprintf("\n![Round trips of pings from the first on, beside 2009](%s/trace.svg)\n\n", filepath.Base(pictures))
-	return os.WriteFile(document, []byte(before+natStart+generated+natEnd+after), 0o644)
+	return figures.Write(document, "nat", natTable(results)+fmt.Sprintf("\n![Round trips of pings from the first on, beside 2009](%s/trace.svg)", filepath.Base(pictures)))
 }
 
 // drawTrace draws pings from the first on beside those of 2009: the first
 // lost, 500 ms on the mean for 12 s over the ring, then 41.5 ms
 // (research/overlay.md §0).
 func drawTrace(path string, r natResult) error {
-	p := plot.New()
-	p.Add(plotter.NewGrid())
-	p.X.Label.Text, p.Y.Label.Text = "seconds since the first packet", "round trip, ms"
+	p := figures.Plot("seconds since the first packet", "round trip, ms")
 	p.Y.Min, p.Y.Max = 0, 700
-	p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.Padding = true, true, vg.Points(390), vg.Points(3)
-	for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
-		style.Font.Variant = "Sans"
-		style.Font.Size = vg.Points(11)
-	}
+	p.Legend.XOffs = vg.Points(390)
 	var then, now plotter.XYs
 	for s := 1; s < 18; s++ {
 		ms := 500.0
@@ -114,11 +89,10 @@ func drawTrace(path string, r natResult) error {
 		if err != nil {
 			return err
 		}
-		l.Color = []color.Color{color.RGBA{0xb0, 0x55, 0x22, 0xff}, color.RGBA{0x1f, 0x60, 0xa8, 0xff}}[i]
-		l.Width = vg.Points(1.5)
+		l.Color, l.Width = figures.Hues[1-i], vg.Points(1.5)
 		points.Color, points.Radius = l.Color, vg.Points(2)
 		p.Add(l, points)
 		p.Legend.Add(line.name, l)
 	}
-	return p.Save(vg.Points(560), vg.Points(260), path)
+	return figures.Save(p, path)
 }

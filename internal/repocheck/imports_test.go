@@ -66,7 +66,7 @@ var pure = []string{"builder/plan", "builder/descriptor", "firstboot/plan", "fir
 var impure = []string{"os", "os/exec", "net", "syscall", "gridappliance/internal/sysrun"}
 
 // testOnly packages are imported by tests only.
-var testOnly = []string{"internal/need", "internal/guide", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/control/controltest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report", "overlayd/sim/watch", "overlayd/bench"}
+var testOnly = []string{"internal/need", "internal/guide", "internal/netlab", "internal/vmlab", "internal/repocheck", "internal/manual", "internal/figures", "builder/disk/disktest", "builder/descriptor/descriptortest", "overlayd/control/controltest", "overlayd/sim", "overlayd/sim/scenario", "overlayd/sim/standin", "overlayd/sim/report", "overlayd/sim/watch", "overlayd/bench"}
 
 // pkg is one package folder of the repository.
 type pkg struct {

@@ -2,15 +2,10 @@ package report
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-)
 
-// What stands between these lines of a document is generated.
-const (
-	startMark = "<!-- written by make sim -->\n"
-	endMark   = "<!-- end of what make sim writes -->\n"
+	"gridappliance/internal/figures"
 )
 
 // Write draws the plots into the folder of a document's name and writes the
@@ -19,23 +14,14 @@ func (rs Results) Write(document string) error {
 	if lacking := rs.Missing(); len(lacking) > 0 {
 		return fmt.Errorf("write %s: not run: %s", document, strings.Join(lacking, ", "))
 	}
-	text, err := os.ReadFile(document)
+	pictures, err := figures.Pictures(document)
 	if err != nil {
-		return err
-	}
-	before, rest, ok := strings.Cut(string(text), startMark)
-	_, after, ends := strings.Cut(rest, endMark)
-	if !ok || !ends {
-		return fmt.Errorf("write %s: want the marks %q and %q", document, startMark, endMark)
-	}
-	pictures := strings.TrimSuffix(document, filepath.Ext(document))
-	if err := os.MkdirAll(pictures, 0o755); err != nil {
 		return err
 	}
 	if err := rs.Draw(pictures); err != nil {
 		return err
 	}
-	return os.WriteFile(document, []byte(before+startMark+rs.generated(filepath.Base(pictures))+endMark+after), 0o644)
+	return figures.Write(document, "sim", rs.generated(filepath.Base(pictures)))
 }
 
 // generated is the tables and the plots.

@@ -2,21 +2,16 @@ package report
 
 import (
 	"fmt"
-	"image/color"
 	"math"
 	"path/filepath"
 	"slices"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/plotter"
-	"gonum.org/v1/plot/text"
 	"gonum.org/v1/plot/vg"
-)
 
-// hues are told apart by people who see red and green alike (Okabe and Ito).
-var hues = []color.RGBA{
-	{0x00, 0x72, 0xb2, 0xff}, {0xd5, 0x5e, 0x00, 0xff}, {0x00, 0x9e, 0x73, 0xff}, {0xcc, 0x79, 0xa7, 0xff}, {0xe6, 0x9f, 0x00, 0xff},
-}
+	"gridappliance/internal/figures"
+)
 
 // plots are the pictures of the document, by file name, and what is under each.
 var plots = []struct {
@@ -45,18 +40,11 @@ var plots = []struct {
 // Draw writes the plots into a folder.
 func (rs Results) Draw(dir string) error {
 	for _, d := range plots {
-		p := plot.New()
-		p.Add(plotter.NewGrid())
-		// Left of its text, a legend stands whatever font a browser takes.
-		p.Legend.Top, p.Legend.Left, p.Legend.XOffs, p.Legend.Padding = true, true, vg.Points(420), vg.Points(3)
-		for _, style := range []*text.Style{&p.X.Label.TextStyle, &p.Y.Label.TextStyle, &p.X.Tick.Label, &p.Y.Tick.Label, &p.Legend.TextStyle} {
-			style.Font.Variant = "Sans"
-			style.Font.Size = vg.Points(11)
-		}
+		p := figures.Plot("", "")
 		if err := d.draw(rs, p); err != nil {
 			return fmt.Errorf("draw %s: %w", d.file, err)
 		}
-		if err := p.Save(vg.Points(560), vg.Points(280), filepath.Join(dir, d.file)); err != nil {
+		if err := figures.Save(p, filepath.Join(dir, d.file)); err != nil {
 			return err
 		}
 	}
@@ -83,7 +71,7 @@ func hopsPlot(rs Results, p *plot.Plot) error {
 	if err != nil {
 		return err
 	}
-	h.FillColor, h.LineStyle.Width = hues[0], vg.Points(0.5)
+	h.FillColor, h.LineStyle.Width = figures.Hues[0], vg.Points(0.5)
 	h.Bins = h.Bins[:0]
 	for _, b := range bars {
 		h.Bins = append(h.Bins, plotter.HistogramBin{Min: b.X - 0.45, Max: b.X + 0.45, Weight: b.Y})
@@ -103,7 +91,7 @@ func hopsPlot(rs Results, p *plot.Plot) error {
 		if err != nil {
 			return err
 		}
-		l.Color, l.Width = hues[i+1], vg.Points(2)
+		l.Color, l.Width = figures.Hues[i+1], vg.Points(2)
 		p.Add(l)
 		p.Legend.Add(fmt.Sprintf("%s: %.1f", mark.name, mark.at), l)
 	}
@@ -121,12 +109,8 @@ func cdf(rs Results, p *plot.Plot, sample, x, y string, runs ...string) error {
 		if len(all) == 0 {
 			return fmt.Errorf("no sample %s in %s", sample, run)
 		}
-		line := make(plotter.XYs, len(all))
-		for k, v := range all {
-			line[k] = plotter.XY{X: v, Y: float64(k+1) / float64(len(all))}
-		}
 		end = max(end, all[len(all)*99/100])
-		if err := addLine(p, run, i, line); err != nil {
+		if err := figures.Line(p, run, i, figures.Distribution(all)); err != nil {
 			return err
 		}
 	}
@@ -148,7 +132,7 @@ func courses(rs Results, p *plot.Plot, x string, runs ...string) error {
 		if len(line) == 0 {
 			return fmt.Errorf("no course in %s", run)
 		}
-		if err := addLine(p, run, i, line); err != nil {
+		if err := figures.Line(p, run, i, line); err != nil {
 			return err
 		}
 	}
@@ -174,23 +158,12 @@ func loadPlot(rs Results, p *plot.Plot) error {
 		for k, v := range load {
 			line[k] = plotter.XY{X: 100 * float64(k+1) / float64(len(load)), Y: v / sum * float64(len(load))}
 		}
-		if err := addLine(p, run, i, line); err != nil {
+		if err := figures.Line(p, run, i, line); err != nil {
 			return err
 		}
 	}
 	p.Legend.XOffs = vg.Points(12)
 	p.X.Max = 104
 	p.X.Label.Text, p.Y.Label.Text, p.Y.Min = "nodes, least first, in %", "forwarded, over the mean", 0
-	return nil
-}
-
-func addLine(p *plot.Plot, name string, i int, xys plotter.XYs) error {
-	l, err := plotter.NewLine(xys)
-	if err != nil {
-		return err
-	}
-	l.Color, l.Width = hues[i%len(hues)], vg.Points(1.5)
-	p.Add(l)
-	p.Legend.Add(name, l)
 	return nil
 }

@@ -21,7 +21,7 @@ func made() Results {
 	return rs
 }
 
-const frame = "# before\n" + startMark + "old\n" + endMark + "after\n"
+const frame = "# before\n" + "<!-- written by make sim -->\nold\n<!-- end of what make sim writes -->\n" + "after\n"
 
 func TestDocument(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "simulation.md")
