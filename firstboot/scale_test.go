@@ -26,6 +26,7 @@ const (
 // which the pool's knowing it is part of. JOINING_DOCUMENT gets the figures.
 func TestScale(t *testing.T) {
 	need.Long(t)
+	roomForWatches(t)
 	g := newGridLab(t, 1)
 	north, west, south := g.site(10*time.Millisecond), g.site(20*time.Millisecond), g.site(40*time.Millisecond)
 	master := north.master(0)
@@ -66,6 +67,29 @@ func TestScale(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// roomForWatches raises the kernel's limit on inotify instances of one user
+// (inotify(7)) until the test is over: each container's systemd takes six, and
+// they are all root's.
+func roomForWatches(t *testing.T) {
+	t.Helper()
+	const path = "/proc/sys/fs/inotify/max_user_instances"
+	old, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(string(old))); err != nil || n >= 16*together {
+		return
+	}
+	if err := os.WriteFile(path, []byte(strconv.Itoa(16*together)), 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.WriteFile(path, old, 0); err != nil {
+			t.Errorf("put the limit on inotify instances back: %v", err)
+		}
+	})
 }
 
 // writeJoining puts the table and a plot of all machines into a document.
