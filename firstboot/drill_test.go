@@ -2,6 +2,8 @@ package main
 
 import (
 	"net/netip"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -9,10 +11,11 @@ import (
 
 	"gridappliance/credential"
 	"gridappliance/internal/need"
+	"gridappliance/internal/sysrun"
 )
 
-// TestGridDrills: what happens to a grid's machines and jobs when a site is cut
-// off for two minutes, and when a person is revoked.
+// TestGridDrills: what happens to a grid's machines and jobs when something breaks
+// for a while, and when a person is revoked.
 func TestGridDrills(t *testing.T) {
 	need.Long(t)
 	g := newGridLab(t, 1)
@@ -25,6 +28,8 @@ func TestGridDrills(t *testing.T) {
 	t.Run("a site is cut off for two minutes", func(t *testing.T) { testCut(t, master, alice, worker, west) })
 	t.Run("a client's disk is full", func(t *testing.T) { testDiskFull(t, master, alice, worker) })
 	t.Run("a worker stops for a while", func(t *testing.T) { testStopped(t, master, alice, worker) })
+	t.Run("overlayd stops beyond its lease", func(t *testing.T) { testLeaseOver(t, master, alice, worker) })
+	t.Run("a worker is put back to a snapshot", func(t *testing.T) { testSnapshot(t, g, master, alice, worker) })
 	t.Run("a person is revoked", func(t *testing.T) { testRevoked(t, g, master, worker, bob) })
 }
 
@@ -104,6 +109,60 @@ func testStopped(t *testing.T, master, alice, worker *gridMachine) {
 	alice.finish(t, "still")
 	t.Logf("the job has ended %.1f s after it, begun %d times", time.Since(goes).Seconds(), alice.executions(t, "still"))
 	if out, err := alice.user("cat still.out"); err != nil || out != "still\n" {
+		t.Errorf("the job said %q, %v", out, err)
+	}
+	worker.idle(t, master, 2*time.Minute)
+}
+
+// testLeaseOver: the worker's overlayd stands still until the lease of its address
+// is over, and until the pool has forgotten the machine. Its job does not notice.
+func testLeaseOver(t *testing.T, master, alice, worker *gridMachine) {
+	alice.queue(t, "lease", job("sleep 30; echo lease", worker))
+	alice.until(t, gridPatience, "1 running", "condor_q", "-allusers", "-totals")
+	stopped := time.Now()
+	worker.Run("systemctl", "kill", "--signal=STOP", "overlayd")
+	master.until(t, 3*time.Minute, "\ngone\n", "sh", "-c", "echo; condor_status -autoformat Machine | grep -q "+worker.host()+" || echo gone")
+	time.Sleep(time.Until(stopped.Add((leaseTime + 30) * time.Second)))
+	worker.Run("systemctl", "kill", "--signal=CONT", "overlayd")
+	goes := time.Now()
+	worker.until(t, gridPatience, worker.address(), "/usr/lib/grid/overlayd", "status")
+	master.until(t, gridPatience, "1 of 1 answered", "/usr/lib/grid/overlayd", "ping", worker.host(), "--count", "1", "--wait", "1s")
+	t.Logf("stopped for %.0f s; reached %.1f s after it goes on", goes.Sub(stopped).Seconds(), time.Since(goes).Seconds())
+	master.until(t, gridPatience, worker.host(), "condor_status", "-autoformat", "Machine")
+	t.Logf("in the pool %.1f s after it", time.Since(goes).Seconds())
+	alice.finish(t, "lease")
+	if out, err := alice.user("cat lease.out"); err != nil || out != "lease\n" {
+		t.Errorf("the job said %q, %v", out, err)
+	}
+	if n := alice.executions(t, "lease"); n != 1 {
+		t.Errorf("the job was begun %d times", n)
+	}
+	worker.idle(t, master, 2*time.Minute)
+}
+
+// testSnapshot: the worker's disk is put back to what it was before a job began
+// that runs, and the machine is started from it. The job is begun again there,
+// nothing else waits for it, and the machine is a member again.
+func testSnapshot(t *testing.T, g *gridLab, master, alice, worker *gridMachine) {
+	snapshot := filepath.Join(t.TempDir(), "snapshot.tar")
+	disk, _ := worker.Try("sh", "-c", "sync; tar --directory=/ --create --warning=none etc var/lib/overlayd var/lib/grid var/lib/condor var/spool/condor var/log/condor 2>/dev/null")
+	if err := os.WriteFile(snapshot, []byte(disk), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	alice.queue(t, "snapshot", job("sleep 60; echo snapshot", worker))
+	alice.until(t, gridPatience, "1 running", "condor_q", "-allusers", "-totals")
+	worker.Kill()
+	worker.boot(func(root string) {
+		if out, err := sysrun.Output(t.Context(), "tar", "--directory="+root, "--extract", "--file="+snapshot); err != nil {
+			t.Errorf("restore: %v: %s", err, out)
+		}
+	})
+	g.waitReady()
+	t.Logf("%s, READY %.1f s after its start", worker.line, worker.ready.Seconds())
+	master.until(t, gridPatience, worker.host(), "condor_status", "-autoformat", "Machine")
+	alice.finish(t, "snapshot")
+	t.Logf("the job has ended %.1f s after the start, begun %d times", time.Since(worker.start).Seconds(), alice.executions(t, "snapshot"))
+	if out, err := alice.user("cat snapshot.out"); err != nil || out != "snapshot\n" {
 		t.Errorf("the job said %q, %v", out, err)
 	}
 	worker.idle(t, master, 2*time.Minute)

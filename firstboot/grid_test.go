@@ -43,8 +43,10 @@ type gridLab struct {
 	machines []*gridMachine
 }
 
-// contact is where the grid's machines find each other first.
-const contact = "198.51.100.10:4242"
+const (
+	contact   = "198.51.100.10:4242" // where the grid's machines find each other first
+	leaseTime = 60                   // seconds
+)
 
 type gridSite struct {
 	lab    *gridLab
@@ -61,22 +63,40 @@ type gridMachine struct {
 	start time.Time
 	ready time.Duration // from start to READY
 	line  string        // READY line
+	boot  func(prepare func(root string))
 }
 
 func newGridLab(t *testing.T, masters int) *gridLab {
 	t.Helper()
 	g := &gridLab{t: t, root: netlab.Root(t, need.Container(t)), lab: netlab.New(t)}
-	var err error
-	g.grid, err = credential.NewGrid(credential.GridOptions{Name: "archer", Masters: masters, Namespaces: []credential.Namespace{{Name: "archer"}}}, time.Now())
-	if err != nil {
-		t.Fatal(err)
-	}
+	g.found("archer", masters)
 	g.wan = g.lab.Switch("wan")
 	first := g.lab.Node("contact")
 	g.wan.Plug(first, "198.51.100.10/24")
 	first.Start(filepath.Join(programs(t), "overlayd"), "bootstrap", "--listen", contact)
 	t.Cleanup(g.shutdown)
 	return g
+}
+
+// found makes the grid. Its leases are the shortest that there are.
+func (g *gridLab) found(name string, masters int) {
+	g.t.Helper()
+	var err error
+	g.grid, err = credential.NewGrid(credential.GridOptions{Name: name, Masters: masters,
+		Namespaces: []credential.Namespace{{Name: name, LeaseTime: leaseTime}}}, time.Now())
+	if err != nil {
+		g.t.Fatal(err)
+	}
+}
+
+// another returns a second grid in the same lab, and a place for its machines in
+// the network of a site.
+func (g *gridLab) another(name string, at *gridSite) (*gridLab, *gridSite) {
+	g.t.Helper()
+	o := &gridLab{t: g.t, root: g.root, lab: g.lab, wan: g.wan}
+	o.found(name, 1)
+	g.t.Cleanup(o.shutdown)
+	return o, &gridSite{lab: o, router: at.router, lan: at.lan, n: at.n, count: 100}
 }
 
 // site makes a network whose way out takes delay, one way.
@@ -120,14 +140,19 @@ func (s *gridSite) boot(name, role, more string, files ...floppy.File) *gridMach
 	disk := imageOf(g.t, append(files, file(floppy.ConfigFile, []byte(config)), file(floppy.DescriptorFile, g.grid.Descriptor.Text()))...)
 	node := g.lab.Node(name)
 	s.lan.Plug(node, address).Default(gateway)
-	m := &gridMachine{name: name, node: node, start: time.Now()}
-	m.Container = node.Boot(g.root, func(root string) {
-		install(g.t, root, disk)
-		copyInto(g.t, os.DirFS("../images/root/usr/share/grid"), filepath.Join(root, "usr/share/grid"), 0o644)
-		os.Symlink("/usr/share/grid/examples", filepath.Join(root, "home/griduser/examples")) // there in newer bases
-		put(g.t, root, "etc/systemd/network/05-lab.network",
-			"[Match]\nName=eth0\n[Network]\nAddress="+address+"\nGateway="+gateway+"\nLLMNR=no\nMulticastDNS=no\n")
-	})
+	m := &gridMachine{name: name, node: node}
+	m.boot = func(prepare func(root string)) {
+		m.start, m.ready = time.Now(), 0
+		m.Container = node.Boot(g.root, func(root string) {
+			install(g.t, root, disk)
+			copyInto(g.t, os.DirFS("../images/root/usr/share/grid"), filepath.Join(root, "usr/share/grid"), 0o644)
+			os.Symlink("/usr/share/grid/examples", filepath.Join(root, "home/griduser/examples")) // there in newer bases
+			put(g.t, root, "etc/systemd/network/05-lab.network",
+				"[Match]\nName=eth0\n[Network]\nAddress="+address+"\nGateway="+gateway+"\nLLMNR=no\nMulticastDNS=no\n")
+			prepare(root)
+		})
+	}
+	m.boot(func(string) {})
 	g.mu.Lock()
 	g.machines = append(g.machines, m)
 	g.mu.Unlock()
@@ -349,6 +374,7 @@ func TestGridForms(t *testing.T) {
 		}
 	})
 	t.Run("a job is shut in", func(t *testing.T) { testSandbox(t, g, alice, chemistry) })
+	t.Run("another grid sees nothing", func(t *testing.T) { testStranger(t, g, north, master, alice) })
 	t.Run("overlayd restarted, the same address: jobs go on", func(t *testing.T) {
 		alice.queue(t, "on", job("sleep 15; echo done", chemistry))
 		alice.until(t, gridPatience, "\n2\n", "sh", "-c", "echo; runuser -u griduser -- condor_q -autoformat JobStatus")
@@ -582,6 +608,71 @@ func testSandbox(t *testing.T, g *gridLab, alice, on *gridMachine) {
 			t.Errorf("%s (%s port %s) is %s to a job, want %s", d.name, d.host, d.port, found[i], d.job)
 		}
 	}
+}
+
+// testStranger boots another grid's master in the network of the first one's,
+// where it finds the same first contact, has the same address and name, and could
+// send to any machine. Then it has its credential tried from within.
+func testStranger(t *testing.T, g *gridLab, site *gridSite, master, alice *gridMachine) {
+	running := func() string {
+		return master.Run("condor_status", "-master", "-constraint", "Machine == \""+master.host()+"\"", "-autoformat", "MyAddress", "DaemonStartTime")
+	}
+	before := running()
+	other, place := g.another("quarry", site)
+	stranger := place.master(0)
+	other.waitReady()
+	if stranger.host() != master.host() || stranger.address() != master.address() {
+		t.Errorf("the first master of a grid is %s at %s, of the other %s at %s; want the same", master.host(), master.address(), stranger.host(), stranger.address())
+	}
+	stranger.until(t, gridPatience, stranger.host(), "condor_status", "-any", "-autoformat", "Machine")
+	if out := stranger.Run("condor_status", "-any", "-autoformat", "Machine"); strings.Contains(out, alice.host()) {
+		t.Errorf("the other grid's pool knows %s: %q", alice.host(), strings.Fields(out))
+	}
+	if after := running(); after != before {
+		t.Errorf("the pool knew %q under this name before the stranger came, now %q", before, after)
+	}
+	if out, err := stranger.Try("/usr/lib/grid/overlayd", "ping", alice.host(), "--count", "1", "--wait", "2s"); err == nil {
+		t.Errorf("the stranger reaches %s: %s", alice.host(), out)
+	}
+
+	lan := func(m *gridMachine) string {
+		return strings.TrimSpace(m.Run("sh", "-c", "ip -4 -o address show dev eth0 | awk '{sub(/\\/.*/, \"\", $4); print $4}'"))
+	}
+	door := "timeout 3 bash -c \"exec 3<>/dev/tcp/$0/9618\" 2>/dev/null && echo open || echo closed"
+	if got := master.Run("sh", "-c", door, alice.address()); got != "open\n" {
+		t.Errorf("HTCondor of %s is %q to its own master: the test shows nothing", alice.host(), got)
+	}
+	for _, route := range []string{"", lan(alice)} { // by the overlay, and past it
+		if route != "" {
+			stranger.Run("ip", "route", "replace", alice.address()+"/32", "via", route)
+			stranger.Try("ping", "-c", "1", "-W", "2", route) // no firewall hides who answers for an address of its network
+			if out := stranger.Run("ip", "neigh", "show", route); !strings.Contains(out, "lladdr") {
+				t.Errorf("%s is not in the stranger's network: %q; the test shows nothing", route, out)
+			}
+		}
+		for _, address := range []string{alice.address(), lan(alice), lan(master)} {
+			if got := stranger.Run("sh", "-c", door, address); got != "closed\n" {
+				t.Errorf("HTCondor at %s is %q to the other grid, with a route by %q", address, got, route)
+			}
+		}
+	}
+
+	for _, name := range []string{"node.crt", "node.key"} {
+		alice.Run("sh", "-c", "install -m 600 /dev/null /root/"+name+" && cat >/root/"+name+" <<'END'\n"+stranger.Run("cat", "/etc/condor/grid/"+name)+"END")
+	}
+	knock := func(dir string) (string, error) {
+		return alice.Try("sh", "-c", "_CONDOR_AUTH_SSL_CLIENT_CERTFILE="+dir+"/node.crt _CONDOR_AUTH_SSL_CLIENT_KEYFILE="+dir+"/node.key condor_ping -verbose -type COLLECTOR ADVERTISE_STARTD 2>&1")
+	}
+	if out, err := knock("/etc/condor/grid"); err != nil {
+		t.Errorf("the collector refuses a member: %v: %s", err, out)
+	}
+	out, err := knock("/root")
+	if err == nil {
+		t.Errorf("the collector takes another grid's certificate: %s", out)
+	}
+	t.Logf("another grid's certificate: %s", strings.TrimSpace(out))
+	alice.Run("rm", "/root/node.crt", "/root/node.key")
+	stranger.Shutdown()
 }
 
 // answer has somebody answer at an address of a node.
