@@ -211,10 +211,15 @@ func TestUDPBlocked(t *testing.T) {
 	for _, m := range []*station{a, b, c} {
 		m.waitRunning()
 	}
-	for _, pair := range [][2]*station{{a, b}, {a, c}, {c, b}} {
+	for i, pair := range [][2]*station{{a, b}, {a, c}, {c, b}} {
+		s := w.net.Stream(pair[0].Node, pair[1].Node, netipPort(pair[1].Address, 5000+uint16(i)), streamRate)
 		took := pair[0].reaches(t, pair[1], patience)
 		pair[0].waitPath(pair[1], control.PathRelay, patience)
-		t.Logf("%s reaches %s after %v", pair[0].Name, pair[1].Name, took.Round(time.Millisecond))
+		f := s.Stop(time.Second)
+		t.Logf("%s reaches %s after %v; a stream from its first packet on: %+v", pair[0].Name, pair[1].Name, took.Round(time.Millisecond), f.Count())
+		if n := f.Count(); n.Lost > 0 {
+			t.Errorf("%d of %d packets lost: %s", n.Lost, n.Sent, lostOf(f))
+		}
 	}
 }
 

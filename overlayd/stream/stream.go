@@ -39,6 +39,7 @@ import (
 	"math/big"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,10 +55,15 @@ const (
 	handshakeTime = 10 * time.Second
 	idleTime      = 2 * time.Minute // nothing has come: members of a bootstrap say something every 25 s
 	writeTime     = 10 * time.Second
-	queued        = 256  // datagrams for one connection
 	arrived       = 256  // datagrams that ReadFrom has not taken
 	maxAccepted   = 1024 // connections
 	maxPerSource  = 16   // of them from one IPv4 address or IPv6 /64
+
+	// Datagrams that wait for a connection. What has waited for a session leaves
+	// in one burst (vnet.Queue), which is to fit: 3 s of 1,000 packets a second.
+	queued      = 4096
+	queuedBytes = 1 << 20  // for one
+	allBytes    = 64 << 20 // for all
 )
 
 // Counters counts what happened.
@@ -78,6 +84,7 @@ type Streams struct {
 	byEnd    map[netip.AddrPort]*stream
 	sources  map[netip.Addr]int
 	accepted int
+	waiting  int // bytes in all queues
 	counters Counters
 }
 
@@ -95,6 +102,8 @@ type stream struct {
 	queue  chan []byte
 	closed chan struct{}
 	once   sync.Once
+
+	waiting int // bytes in queue; under Streams' mu
 }
 
 // New returns Streams without connections.
@@ -276,8 +285,20 @@ func (s *Streams) drop(x *stream) {
 		x.conn.Close()
 		s.mu.Lock()
 		delete(s.byEnd, x.end)
+		s.waiting -= x.waiting
+		x.waiting = 0
 		s.mu.Unlock()
 	})
+}
+
+// taken notes that a datagram has left the queue.
+func (s *Streams) taken(x *stream, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byEnd[x.end] == x {
+		x.waiting -= n
+		s.waiting -= n
+	}
 }
 
 func (s *Streams) read(x *stream) {
@@ -312,6 +333,7 @@ func (s *Streams) write(x *stream) {
 	for {
 		select {
 		case data := <-x.queue:
+			s.taken(x, len(data))
 			x.conn.SetWriteDeadline(time.Now().Add(writeTime))
 			var head [2]byte
 			binary.BigEndian.PutUint16(head[:], uint16(len(data)))
@@ -339,22 +361,28 @@ func (s *Streams) ReadFrom(b []byte) (int, netip.AddrPort, error) {
 // WriteTo implements transport.Conn. A datagram to an endpoint that is gone is
 // lost.
 func (s *Streams) WriteTo(b []byte, to netip.AddrPort) error {
-	s.mu.Lock()
-	x, closed := s.byEnd[to], s.closed
-	s.mu.Unlock()
-	if closed {
-		return fmt.Errorf("write %s: %w", to, transport.ErrClosed)
-	}
 	if len(b) == 0 || len(b) > MaxDatagram {
 		return fmt.Errorf("write %s: datagram of %d bytes, want 1 to %d", to, len(b), MaxDatagram)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return fmt.Errorf("write %s: %w", to, transport.ErrClosed)
+	}
+	x := s.byEnd[to]
 	if x == nil {
 		return nil
 	}
+	if x.waiting+len(b) > queuedBytes || s.waiting+len(b) > allBytes {
+		s.counters.Dropped++
+		return nil
+	}
 	select {
-	case x.queue <- append([]byte{}, b...):
+	case x.queue <- slices.Clone(b):
+		x.waiting += len(b)
+		s.waiting += len(b)
 	default:
-		s.count(func(c *Counters) { c.Dropped++ })
+		s.counters.Dropped++
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"testing"
@@ -102,6 +103,29 @@ func TestDatagramsKeepTheirBounds(t *testing.T) {
 	y.Close()
 	if _, _, err := y.ReadFrom(make([]byte, 1)); !errors.Is(err, transport.ErrClosed) {
 		t.Error(err)
+	}
+}
+
+// TestABurstFits: what vnet kept while there was no session, 3 s of 1,000 packets
+// a second, leaves at once and arrives.
+func TestABurstFits(t *testing.T) {
+	server, at := serve(t)
+	x, toServer := dial(t, at)
+	const burst = 3000
+	for i := range burst {
+		if err := x.WriteTo(fmt.Appendf(make([]byte, 0, 250), "%0250d", i), toServer); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range burst {
+		if got, _ := read(t, server); string(got) != fmt.Sprintf("%0250d", i) {
+			t.Fatalf("datagram %d is %.20q", i, got)
+		}
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if n := x.counters.Dropped; n != 0 || x.waiting != 0 {
+		t.Errorf("%d dropped, %d bytes wait", n, x.waiting)
 	}
 }
 
