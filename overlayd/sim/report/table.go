@@ -28,16 +28,9 @@ const (
 
 var none = math.NaN()
 
-// forever is more seconds than a run waits for a ring to be right again, which
-// is 5 min after deaths.
-const forever = 1e6
-
 func (u unit) text(v float64) string {
 	switch u {
 	case seconds:
-		if v >= forever {
-			return "not within 5 min"
-		}
 		if v == math.Trunc(v) || v >= 100 {
 			return fmt.Sprintf("%.0f s", v)
 		}
