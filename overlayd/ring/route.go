@@ -250,7 +250,7 @@ func (m *Machine) end(h *wire.Header, to nodeid.ID, exact bool, used []nodeid.ID
 	}
 	for _, known := range [...][]wire.Peer{m.list.Preds, m.list.Succs, m.hints} {
 		for i := range known {
-			if id := known[i].ID; m.conn(id) == nil && !m.gone(id) && nodeid.Distance(id, to).Compare(own) < 0 {
+			if id := known[i].ID; nodeid.Distance(id, to).Compare(own) < 0 && m.conn(id) == nil && !m.gone(id) {
 				return nodeid.ID{}, Unsure
 			}
 		}

@@ -307,6 +307,19 @@ func TestTheLastHopsFollowNoPromise(t *testing.T) {
 	}
 }
 
+// TestALostNeighbourIsLookedPast: who gives up a neighbour looks for the rest of the
+// ring soon; who gives up a far peer does not.
+func TestALostNeighbourIsLookedPast(t *testing.T) {
+	for _, roles := range []wire.Role{wire.RoleNear, wire.RoleFar} {
+		m, c, _, _ := between()
+		c.roles, c.out, m.mergeAt = roles, probes, m.now+mergeEvery
+		m.judge(c)
+		if soon := m.mergeAt <= m.now+mergeAgain*6/5; soon != (roles == wire.RoleNear) {
+			t.Errorf("with role %v looked for in %v", roles, m.mergeAt-m.now)
+		}
+	}
+}
+
 // TestCallsGoByWhoAnswers: a call to a node in the lists goes by a peer that lists
 // it, and not by one that has left a Ping unanswered.
 func TestCallsGoByWhoAnswers(t *testing.T) {

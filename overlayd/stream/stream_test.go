@@ -129,6 +129,24 @@ func TestABurstFits(t *testing.T) {
 	}
 }
 
+// TestAllQueuesAreBounded: many connections that wait do not take memory without
+// end. What is sent then is lost, and counted.
+func TestAllQueuesAreBounded(t *testing.T) {
+	_, at := serve(t)
+	x, toServer := dial(t, at)
+	for room, dropped := range []uint64{1, 1} { // none, then one byte
+		x.mu.Lock()
+		x.waiting = allBytes - room // as if others had filled their queues
+		x.mu.Unlock()
+		if err := x.WriteTo([]byte{1}, toServer); err != nil {
+			t.Fatal(err)
+		}
+		if n := x.Counters().Dropped; n != dropped {
+			t.Errorf("%d dropped with room for %d bytes, want %d", n, room, dropped)
+		}
+	}
+}
+
 // TestFullQueueLoses: who does not read is not waited for.
 func TestFullQueueLoses(t *testing.T) {
 	server, at := serve(t)

@@ -18,10 +18,10 @@ func (rs Results) Write(document string) error {
 	if err != nil {
 		return err
 	}
-	if err := rs.Draw(pictures); err != nil {
+	if err := figures.Write(document, "sim", rs.generated(filepath.Base(pictures))); err != nil {
 		return err
 	}
-	return figures.Write(document, "sim", rs.generated(filepath.Base(pictures)))
+	return rs.Draw(pictures)
 }
 
 // generated is the tables and the plots.
